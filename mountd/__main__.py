@@ -1,0 +1,5 @@
+"""`python -m mountd` is `egofs`."""
+
+from mountd.cli import main
+
+main()

@@ -1,0 +1,115 @@
+"""What a mount says of itself: the read-only `.egofs` directory at its root.
+
+    .egofs/status.json   one object: pid, source, cache use, requests, errors
+    .egofs/errors.log    the last warnings and errors
+    .egofs/help.txt      what can be asked of this mount
+
+It is looked up and not listed, so that the tree is the dataset's own to tar, rsync and find. Any thread may call.
+"""
+
+import collections
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vfs.errors import NotFound
+from vfs.node import Attributes, Directory, File, Node
+
+NAME = ".egofs"
+_KEPT_LINES = 200
+
+HELP = """\
+This directory is a mount of egofs: a remote dataset, read-only. Bytes are fetched when they are read.
+
+frames/VIDEO/…             pictures of each video, in every directory that has videos; decoded when opened
+frames@fps=N/VIDEO/…       the same at N frames a second (0 or native: every frame); not listed
+getfattr -d FILE           facts: source, version, cached bytes; of a video its frames, rate, codec and size
+.egofs/status.json         what this mount has read and fetched
+.egofs/errors.log          the last warnings and errors
+egofs umount DIR           ends the mount
+"""
+
+
+class ErrorLog(logging.Handler):
+    """Keeps the last warnings and errors of the whole process, for errors.log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Adds a line."""
+        self._lines.append(self.format(record) + "\n")
+
+    def text(self) -> bytes:
+        """All lines that are kept."""
+        return "".join(list(self._lines)).encode(errors="surrogateescape")
+
+
+class RootWithAbout(Directory):
+    """The dataset's root, with `.egofs` beside its own names."""
+
+    def __init__(self, root: Directory, about: Directory) -> None:
+        self.attributes = root.attributes
+        self._root = root
+        self._about = about
+
+    def lookup(self, name: str) -> Node:
+        """`.egofs`, or what the dataset has."""
+        return self._about if name == NAME else self._root.lookup(name)
+
+    def children(self) -> Iterator[tuple[str, Node]]:
+        """The dataset's own names."""
+        return self._root.children()
+
+    def negative_valid_s(self) -> float:
+        """As the dataset's root has it."""
+        return self._root.negative_valid_s()
+
+
+class AboutDirectory(Directory):
+    """`.egofs`."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]], errors: ErrorLog) -> None:
+        self.attributes = Attributes(0, 0, 3600.0)
+        self._texts: dict[str, Callable[[], bytes]] = {
+            "errors.log": errors.text,
+            "help.txt": HELP.encode,
+            "status.json": lambda: json.dumps(status(), indent=1).encode() + b"\n",
+        }
+
+    def lookup(self, name: str) -> Node:
+        """One of the files."""
+        if name not in self._texts:
+            raise NotFound(f"{NAME}/{name}")
+        return _Text(self._texts[name])
+
+    def children(self) -> Iterator[tuple[str, Node]]:
+        """All files."""
+        return ((name, _Text(text)) for name, text in self._texts.items())
+
+
+class _Text(File):
+    """A text as it was when it was looked up: opening gives the bytes whose number stat gave. The kernel looks it up
+    anew each time (valid for 0 s)."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._text = make()
+        self.attributes = Attributes(len(self._text), time.time_ns(), 0.0)
+
+    def open(self) -> "_Snapshot":
+        return _Snapshot(self._text)
+
+
+class _Snapshot:
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read(self, start: int, length: int) -> bytes:
+        return self._text[start : start + length]
+
+    def close(self) -> None:
+        self._text = b""

@@ -1,0 +1,162 @@
+"""The command line: `egofs mount|umount|status|install|uninstall`.
+
+Every mount option is a flag of `egofs mount` too, made from the models of mountd.config. A failure is one line on
+standard error and mount(8)'s exit status.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mountd import config, daemon, install, mounts
+from vfs.errors import EgofsError
+
+_EPILOG = """\b
+  egofs mount demo ~/demo                           no account, no network
+  egofs mount /data/videos ~/v                      any folder
+  egofs mount s3://bucket/prefix ~/data -o anonymous
+  egofs mount assembly101 ~/a101 -o source=s3://bucket/a101,views=egocentric
+  egofs status
+  egofs umount ~/demo
+"""
+
+
+class _Main(click.Group):
+    """Turns failures into one line and a status of mount(8)."""
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:  # type: ignore[override]
+        """Runs the command and exits."""
+        try:
+            super().main(args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as failure:
+            click.echo(failure.format_message())
+            sys.exit(0)
+        except click.ClickException as failure:
+            _say(failure.format_message())
+            sys.exit(daemon.USAGE)
+        except EgofsError as failure:
+            _say(str(failure))
+            sys.exit(daemon.exit_status(failure))
+        except (KeyboardInterrupt, click.Abort):
+            _say("interrupted")
+            sys.exit(daemon.INTERRUPTED)
+        sys.exit(0)
+
+
+class _MountCommand(click.Command):
+    """`egofs mount`, with a flag for each option there is; made when it is called, since it loads all datasets."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The flags, and the options written out above the command."""
+        return [*super().get_params(ctx), *_option_flags()]
+
+
+def _option_flags() -> Iterator[click.Option]:
+    for name, (owner, field) in config.all_options().items():
+        flag = "--" + name.replace("_", "-")
+        text = f"{field.description} [{owner}]"
+        # A flag's text is parsed where that of `-o` is: None means that it was not given.
+        if field.annotation is bool:
+            yield click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
+        else:
+            yield click.Option([flag, name], default=None, metavar="VALUE", help=text)
+
+
+@click.group(cls=_Main, epilog=_EPILOG)
+@click.version_option(package_name="egofs", prog_name="egofs")
+def main() -> None:
+    """Mounts egocentric-video datasets as plain, read-only directories; frames are decoded when they are opened."""
+
+
+@main.command("mount", cls=_MountCommand, epilog=_EPILOG)
+@click.argument("source")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-o", "texts", multiple=True, metavar="NAME=VALUE,…", help="Mount options, as mount(8) takes them.")
+@click.option("-f", "foreground", is_flag=True, help="Stay in the foreground and log to the terminal.")
+@click.option("-v", "verbose", is_flag=True, help="Say what is done.")
+def _mount(source: str, directory: Path, texts: tuple[str, ...], foreground: bool, verbose: bool, **flags: Any) -> None:
+    """Mounts SOURCE (a dataset, a URL, a folder or a .toml file) on DIRECTORY; returns when the tree answers."""
+    options = [option for text in texts for option in config.parse_o(text)]
+    options += [(name, value) for name, value in flags.items() if value is not None]
+    run(source, directory, options, foreground=foreground)
+    if verbose:
+        click.echo(f"{source} is mounted on {directory}")
+
+
+def run(source: str, directory: Path, options: list[tuple[str, str | bool]], *, foreground: bool) -> None:
+    """Mounts, for this command and for the mount helper. Raises EgofsError."""
+    checked = config.load(source, options)
+    mountpoint = directory.expanduser().absolute()
+    if mountpoint.is_symlink():
+        mountpoint = mountpoint.resolve()
+    if foreground:
+        daemon.run_in_foreground(checked, mountpoint, _say)
+    else:
+        daemon.mount(checked, mountpoint, _say)
+
+
+@main.command("umount")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-l", "--lazy", is_flag=True, help="Take it away even while something uses it.")
+def _umount(directory: Path, lazy: bool) -> None:
+    """Ends the mount on DIRECTORY and its daemon."""
+    mounts.unmount(directory.expanduser().absolute(), lazy)
+
+
+@main.command("status")
+def _status() -> None:
+    """Lists the mounts: what they are, what was read of them and what was fetched."""
+    found = mounts.egofs_mounts()
+    if not found:
+        click.echo("nothing is mounted")
+    for mount in found:
+        health = mounts.state(mount.mountpoint)
+        status = mounts.read_status(mount.mountpoint) if health == "live" else None
+        click.echo(f"{mount.mountpoint}  {mount.source}  {health if status is None else _summary(status)}")
+
+
+def _summary(status: dict[str, Any]) -> str:
+    asked, fetched = status["asked"], status["fetched"]
+    text = (
+        f"pid {status['pid']}, up {_duration(time.time() - status['mounted_at'])}, "
+        f"read {_bytes(asked['bytes_read'])} in {asked['reads']} reads, "
+        f"fetched {_bytes(fetched['bytes_fetched'])} in {fetched['requests']} requests"
+    )
+    if "cache" in status:
+        text += f", cache {_bytes(status['cache']['used_bytes'])} of {_bytes(status['cache']['limit_bytes'])}"
+    if asked["failures"]:
+        text += f", {asked['failures']} failures (see .egofs/errors.log)"
+    return text
+
+
+@main.command("install")
+def _install() -> None:
+    """Puts mount(8)'s helper in place, so that `mount -t egofs` works (as root)."""
+    click.echo(install.install())
+
+
+@main.command("uninstall")
+def _uninstall() -> None:
+    """Takes mount(8)'s helper away."""
+    click.echo(install.uninstall())
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    return f"{days:.0f} d" if days >= 2 else f"{hours:.0f} h" if hours >= 2 else f"{minutes:.0f} min"
+
+
+def _say(text: str) -> None:
+    click.echo(f"egofs: {text}", err=True)

@@ -1,0 +1,293 @@
+"""From a checked configuration to a served mount: in this process, or in one of its own that outlives the terminal.
+
+`mount` returns only when a round trip through the kernel has succeeded, or raises what the daemon said. The daemon is
+a forked child that reports over a pipe, a line each: `note TEXT` while it prepares, then `ok PID`, or `fail CODE TEXT`.
+"""
+
+import json
+import logging
+import logging.handlers
+import os
+import re
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vfs.sources.retry import RetryingSource
+
+from mountd import mounts
+from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
+from mountd.config import Config
+from mountd.session import serve
+from vfs.cache import ChunkCache
+from vfs.errors import EgofsError, OptionError
+from vfs.mounted import MountedDataset
+from vfs.ops import Operations
+
+log = logging.getLogger(__name__)
+
+# Exit statuses of mount(8).
+USAGE, SYSTEM, BUG, INTERRUPTED, FAILED = 1, 2, 4, 8, 32
+
+# A listing of a local folder costs microseconds: it is looked at again almost at once.
+_LOCAL_LISTING_AGE_S = 1.0
+# Preparing may take long once (the demo is made); each note of the daemon starts this anew.
+_PREPARATION_S = 600.0
+_LOG_BYTES, _LOG_FILES = 5 << 20, 3
+# The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
+_SHARE_OF_FREE_SPACE = 0.8
+
+
+class DaemonFailed(EgofsError):
+    """The daemon ended before it had mounted; carries its exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def exit_status(failure: BaseException) -> int:
+    """mount(8)'s status for a failure."""
+    if isinstance(failure, DaemonFailed):
+        return failure.status
+    if isinstance(failure, OptionError):
+        return USAGE
+    return FAILED if isinstance(failure, EgofsError) else BUG
+
+
+def mount(config: Config, mountpoint: Path, note: Callable[[str], None]) -> int:
+    """Mounts in a daemon and returns its pid once the tree answers. Raises EgofsError with the daemon's own words."""
+    mounts.prepare(mountpoint, config.mount.nonempty)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be_daemon(config, mountpoint, writing)
+    os.close(writing)
+    try:
+        return _await_daemon(reading, config.mount.timeout, note)
+    finally:
+        os.close(reading)
+        os.waitpid(child, 0)
+
+
+def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], None]) -> None:
+    """Mounts and serves in this process until unmounted, TERM or INT. Raises EgofsError."""
+    mounts.prepare(mountpoint, config.mount.nonempty)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+
+    def ready() -> None:
+        note(f"{config.name} is mounted on {mountpoint}")
+        _notify_systemd("READY=1")
+
+    _run(config, mountpoint, ready)
+
+
+def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
+    errors = ErrorLog()
+    logging.getLogger().addHandler(errors)
+    cache_dir = config.cache.cache_dir
+    dataset_module, options = config.dataset, config.dataset_options
+    url = config.url or dataset_module.default_source(options, cache_dir)
+    module, source_options = config.source_module(url)
+    source = RetryingSource(module.open_source(url, source_options))
+    dataset = dataset_module.open_dataset(source, options)
+    dataset.check()
+    remote = source.remote if config.cache.cache == "auto" else config.cache.cache == "on"
+    age = config.mount.listing_age
+    if age is None:
+        age = dataset.listing_age_s if source.remote else _LOCAL_LISTING_AGE_S
+    mounted = MountedDataset(
+        dataset,
+        source,
+        _open_cache(config) if remote else None,
+        cache_dir / "catalog.sqlite" if source.remote else None,
+        space=json.dumps([source.url, dataset_module.__name__, options.model_dump(mode="json")], sort_keys=True),
+        listing_age_s=age,
+        show_frames=config.mount.frames,
+    )
+    try:
+        started = time.time()
+        about = AboutDirectory(lambda: _status(config, mountpoint, mounted, source, operations, started), errors)
+        operations = Operations(
+            RootWithAbout(mounted.root, about),
+            uid=config.mount.uid,
+            gid=config.mount.gid,
+            umask=config.mount.umask,
+            total_bytes=mounted.catalog.known_bytes,
+        )
+        serve(
+            operations,
+            mountpoint,
+            name=config.name,
+            allow_other=config.mount.allow_other,
+            ready=ready,
+            timeout_s=config.mount.timeout,
+        )
+    finally:
+        mounted.close()
+
+
+def _open_cache(config: Config) -> ChunkCache:
+    folder = config.cache.cache_dir / "chunks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        disk = os.statvfs(folder)
+        cache = ChunkCache(folder, config.cache.cache_size)
+    except OSError as failure:
+        raise OptionError(
+            f"cache_dir {folder}: {failure.strerror or failure}: choose another with -o cache_dir=…"
+        ) from failure
+    room = int((disk.f_bavail * disk.f_frsize + cache.used_bytes()) * _SHARE_OF_FREE_SPACE)
+    if room < config.cache.cache_size:
+        log.info("the cache is held to %d MiB, four fifths of what is free in %s", room >> 20, folder)
+        cache.resize(room)
+    return cache
+
+
+def _status(
+    config: Config,
+    mountpoint: Path,
+    mounted: MountedDataset,
+    source: RetryingSource,
+    operations: Operations,
+    started: float,
+) -> dict[str, Any]:
+    """What `.egofs/status.json` and `egofs status` tell."""
+    status: dict[str, Any] = {
+        "mountpoint": str(mountpoint),
+        "source": config.name,
+        "url": source.url,
+        "dataset": mounted.dataset.name,
+        "pid": os.getpid(),
+        "version": metadata.version("egofs"),
+        "mounted_at": started,
+        "known_bytes": mounted.catalog.known_bytes(),
+        "asked": vars(operations.counters),
+        "fetched": vars(source.counters),
+        "frames_encoded": mounted.shelf.frames_encoded,
+        "inodes": len(operations.tree),
+    }
+    if mounted.cache is not None:
+        cache = mounted.cache
+        status["cache"] = {"limit_bytes": cache.limit_bytes, "used_bytes": cache.used_bytes(), **vars(cache.counters)}
+    return status
+
+
+# -- the daemon's process
+
+
+def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
+    """The forked child: serves, reports over the pipe, never returns."""
+    status = BUG
+    try:
+        os.setsid()
+        os.chdir("/")
+        os.umask(0o077)
+        if os.fork():
+            os._exit(0)
+        _log_to_file(config, mountpoint)
+        notes = _NoteHandler(pipe)
+        logging.getLogger("vfs.datasets").addHandler(notes)
+        _point_stdio_away()
+
+        def ready() -> None:
+            logging.getLogger("vfs.datasets").removeHandler(notes)
+            _tell(pipe, f"ok {os.getpid()}")
+            os.close(pipe)
+            _notify_systemd("READY=1")
+
+        log.info("%s on %s", config.name, mountpoint)
+        _run(config, mountpoint, ready)
+        status = 0
+    except EgofsError as failure:
+        status = exit_status(failure)
+        log.error("%s", failure)
+        _tell(pipe, f"fail {status} {failure}")
+    except BaseException as failure:
+        log.exception("the daemon ended by a bug")
+        _tell(pipe, f"fail {BUG} a bug: {type(failure).__name__}: {failure}; {_log_file(config, mountpoint)} has more")
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def _await_daemon(pipe: int, timeout_s: float, note: Callable[[str], None]) -> int:
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    pending = b""
+    while poll.poll((_PREPARATION_S + timeout_s) * 1000):
+        data = os.read(pipe, 4096)
+        if not data:
+            raise DaemonFailed("the daemon ended without a word; its log has more", BUG)
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            kind, _, text = line.decode(errors="replace").partition(" ")
+            if kind == "note":
+                note(text)
+            elif kind == "ok":
+                return int(text)
+            else:
+                status, _, message = text.partition(" ")
+                raise DaemonFailed(message, int(status))
+    raise DaemonFailed(f"the daemon said nothing for {_PREPARATION_S + timeout_s:.0f} s; its log has more", FAILED)
+
+
+class _NoteHandler(logging.Handler):
+    """Sends what a dataset says while it prepares to the terminal that waits."""
+
+    def __init__(self, pipe: int) -> None:
+        super().__init__(logging.INFO)
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(self._pipe, f"note {record.getMessage()}")
+
+
+def _tell(pipe: int, line: str) -> None:
+    try:
+        os.write(pipe, line.replace("\n", " ").encode(errors="replace") + b"\n")
+    except OSError:
+        # Nobody waits any more; the log has it.
+        pass
+
+
+def _log_file(config: Config, mountpoint: Path) -> Path:
+    return config.cache.cache_dir / "log" / (re.sub(r"[^\w.-]+", "-", str(mountpoint)).strip("-") + ".log")
+
+
+def _log_to_file(config: Config, mountpoint: Path) -> None:
+    file = _log_file(config, mountpoint)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
+    except OSError as failure:
+        raise OptionError(f"{file}: {failure.strerror}: choose another place with -o cache_dir=…") from failure
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # One line a request is for debugging these libraries, not for people's logs.
+    for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _point_stdio_away() -> None:
+    """The terminal is not held open; what a library prints goes nowhere."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _notify_systemd(state: str) -> None:
+    """sd_notify(3), where a service of Type=notify started us."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.connect("\0" + address[1:] if address.startswith("@") else address)
+        channel.sendall(state.encode())

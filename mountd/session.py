@@ -1,0 +1,134 @@
+"""One FUSE session from mount to unmount: start, prove that the mount answers, serve, stop.
+
+Hides pyfuse3's start and its traps. Called by daemon.py in the process's main thread.
+
+Two cures stand here against one trap: pyfuse3 polls the FUSE descriptor and then reads it, blocking, with the GIL
+held; when the request is withdrawn in between (its caller was killed) the whole process stands still until another
+one happens to arrive. So the wait for readability looks again before it returns, and a timer signal interrupts a
+read that blocks all the same. Each alone cured it in 150 of 150 trials; both are used.
+"""
+
+import logging
+import os
+import select
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyfuse3
+import trio
+
+from vfs.errors import EgofsError
+from vfs.ops import Operations
+
+log = logging.getLogger(__name__)
+
+_INTERRUPT_S = 0.25
+# After terminate, requests under way may still end; then they are cancelled.
+_GRACE_S = 10.0
+# Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
+_MAX_TASKS = 256
+
+
+class MountFailed(EgofsError):
+    """The kernel or fusermount3 would not mount."""
+
+
+def serve(
+    operations: Operations,
+    mountpoint: Path,
+    *,
+    name: str,
+    allow_other: bool,
+    ready: Callable[[], None],
+    timeout_s: float,
+) -> None:
+    """Mounts, calls `ready` once a round trip through the kernel has succeeded, and serves until unmounted.
+
+    TERM and INT unmount. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
+    """
+    options = {"ro", "default_permissions", "subtype=egofs", "fsname=" + _escaped(name)}
+    if allow_other:
+        options.add("allow_other")
+    try:
+        pyfuse3.init(operations, str(mountpoint), options)
+    except RuntimeError as failure:
+        raise MountFailed(f"{mountpoint}: mounting failed: {_why(allow_other)}") from failure
+    try:
+        trio.run(_main, mountpoint, ready, timeout_s)
+    finally:
+        # What was unmounted from outside is not unmounted again: another mount may stand there by now.
+        pyfuse3.close(unmount=True)
+
+
+async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -> None:
+    _interrupt_blocking_reads()
+    _look_twice()
+    failed: list[EgofsError] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+
+        async def prove() -> None:
+            try:
+                with trio.fail_after(timeout_s):
+                    await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(os.listdir, mountpoint, abandon_on_cancel=True)
+            except trio.TooSlowError:
+                failed.append(MountFailed(f"{mountpoint}: the mount did not answer within {timeout_s:.0f} s"))
+            except OSError as failure:
+                failed.append(MountFailed(f"{mountpoint}: the mount does not answer: {failure.strerror}"))
+            if failed:
+                pyfuse3.terminate()
+            else:
+                ready()
+
+        nursery.start_soon(prove)
+        await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
+        nursery.cancel_scope.cancel()
+    if failed:
+        raise failed[0]
+
+
+async def _stop_on_signal(scope: trio.CancelScope) -> None:
+    """Ends the session gently on TERM or INT, then by force."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping on %s", signal.Signals(number).name)
+            pyfuse3.terminate()
+            scope.deadline = min(scope.deadline, trio.current_time() + _GRACE_S)
+
+
+def _interrupt_blocking_reads() -> None:
+    signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, _INTERRUPT_S, _INTERRUPT_S)
+
+
+def _look_twice() -> None:
+    """Makes trio's wait return only when there really is something to read at that moment."""
+    once = trio.lowlevel.wait_readable
+
+    async def wait_readable(descriptor: Any) -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while True:
+            await once(descriptor)
+            # POLLERR and POLLHUP come too, for a mount that has ended: its reader must see that.
+            if poll.poll(0):
+                return
+
+    trio.lowlevel.wait_readable = wait_readable
+
+
+def _escaped(name: str) -> str:
+    """A value within a list of options that libfuse splits at commas."""
+    return name.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _why(allow_other: bool) -> str:
+    if not os.path.exists("/dev/fuse"):
+        return "there is no /dev/fuse: load the module (modprobe fuse), or start the container with --device /dev/fuse"
+    if os.getuid() != 0:
+        hint = " and see that /etc/fuse.conf has user_allow_other" if allow_other else ""
+        return f"install fuse3 (it brings fusermount3), own the mount point{hint}"
+    return "see the line above; is this a container without CAP_SYS_ADMIN?"

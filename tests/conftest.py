@@ -1,0 +1,34 @@
+"""What several test modules share: the demo's tree, made once a session, and a cache folder that holds it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that mount say so when the machine cannot."""
+    if os.path.exists("/dev/fuse"):
+        return
+    skip = pytest.mark.skip(reason="there is no /dev/fuse here: nothing can be mounted")
+    for item in items:
+        if "mount" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder in which the demo has been made."""
+    from vfs.datasets import demo_tree
+
+    cache = tmp_path_factory.mktemp("demo-cache")
+    demo_tree.ensure(cache / "demo")
+    return cache
+
+
+@pytest.fixture(scope="session")
+def demo_root(demo_cache: Path) -> Path:
+    """The demo's tree on local disk."""
+    from vfs.datasets import demo_tree
+
+    return demo_tree.ensure(demo_cache / "demo")

@@ -1,0 +1,104 @@
+"""Real mounts for tests: egofs in a subprocess, as a person runs it. A process must never read its own mount."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EGOFS = [sys.executable, "-m", "mountd"]
+
+
+def egofs(
+    *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end."""
+    return subprocess.run(
+        [*EGOFS, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def is_mounted(directory: Path) -> bool:
+    """Whether anything is mounted there, asked of the kernel and not of the mount."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split(" ")[4] == str(directory).replace(" ", "\\040") for line in lines)
+
+
+class Mount:
+    """A mount and its daemon."""
+
+    def __init__(self, directory: Path, log: Path) -> None:
+        self.directory = directory
+        self.log = log
+
+    def __truediv__(self, name: str) -> Path:
+        return self.directory / name
+
+    def status(self) -> dict[str, Any]:
+        """What the mount says of itself."""
+        return json.loads((self.directory / ".egofs/status.json").read_text())
+
+    @property
+    def pid(self) -> int:
+        return int(self.status()["pid"])
+
+
+@contextlib.contextmanager
+def mounted(
+    source: str | Path, directory: Path, *options: str, cache: Path, env: dict[str, str] | None = None
+) -> Iterator[Mount]:
+    """`egofs mount SOURCE DIRECTORY -o OPTIONS`, unmounted at the end; the daemon must have ended by itself then."""
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = ",".join([f"cache_dir={cache}", *options])
+    done = egofs("mount", source, directory, "-o", texts, env=env)
+    assert done.returncode == 0, done.stderr
+    mount = Mount(directory, next((cache / "log").glob("*.log"), cache))
+    pid = mount.pid
+    try:
+        yield mount
+    finally:
+        if is_mounted(directory):
+            done = egofs("umount", directory)
+            if done.returncode:
+                subprocess.run(["umount", "-l", str(directory)], check=False)
+            assert done.returncode == 0, done.stderr
+        gone = wait_for_end(pid, 20)
+        if not gone:
+            os.kill(pid, signal.SIGKILL)
+        assert gone, "the daemon was still there 20 s after its mount had gone"
+
+
+def wait_for_end(pid: int, seconds: float) -> bool:
+    """Whether the process ends within that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def files_below(root: Path, skip: tuple[str, ...] = ("frames",)) -> dict[str, Path]:
+    """All regular files below a root by their relative path, links not followed, `frames` left out."""
+    found = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in skip]
+        for name in names:
+            path = Path(folder) / name
+            if not path.is_symlink():
+                found[str(path.relative_to(root))] = path
+    return found

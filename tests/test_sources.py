@@ -1,0 +1,254 @@
+"""The contract that every source keeps, run over each.
+
+A new source adds a store to `STORES`: how a test puts and deletes an object there, and how the source is opened.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.s3server import S3Server
+from vfs.errors import Changed, EgofsError, NotFound, OptionError
+from vfs.sources import Source, module_for, names
+
+KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
+ODD_NAMES = ["with space", "a+b", "a&b<c>", "ünïcode-日本", "100%", "a%2Fb", "quote'\"s", "semi;colon", "q?x=1#y", "~."]
+
+
+@dataclass
+class Store:
+    """A store that a test fills: `put` makes or replaces an object, `delete` removes one."""
+
+    source: Source
+    put: Callable[[str, bytes], object]
+    delete: Callable[[str], object]
+    many: int = 2500
+    """How many objects make a folder of several pages."""
+
+
+def folder_store(root: Path, source: Source) -> Store:
+    """A store whose objects are files below a folder."""
+
+    def put(key: str, data: bytes) -> None:
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        # As downloaders do, and S3: a new object takes the old one's place, whole.
+        (root / "../new").write_bytes(data)
+        os.replace(root / "../new", root / key)
+
+    return Store(source, put, lambda key: (root / key).unlink())
+
+
+def open_source(url: str, **options: object) -> Source:
+    module = module_for(url)
+    source: Source = module.open_source(url, module.Options(**options))
+    return source
+
+
+@contextmanager
+def local(tmp_path: Path) -> Iterator[Store]:
+    (tmp_path / "root").mkdir()
+    yield folder_store(tmp_path / "root", open_source(str(tmp_path / "root")))
+
+
+@contextmanager
+def s3(tmp_path: Path) -> Iterator[Store]:
+    (tmp_path / "root/bucket/some/prefix").mkdir(parents=True)
+    with S3Server(tmp_path / "root", max_keys=300) as server:
+        source = open_source("s3://bucket/some/prefix", endpoint_url=server.endpoint_url)
+        yield folder_store(tmp_path / "root/bucket/some/prefix", source)
+        source.close()
+        assert {request.method for request in server.requests} <= {"GET", "HEAD"}
+
+
+@cache
+def moto_endpoint() -> str:
+    """moto's server, started once and left running: it takes half a second to stop."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    return "http://{}:{}".format(*server.get_host_and_port())
+
+
+@contextmanager
+def s3_of_moto(tmp_path: Path) -> Iterator[Store]:
+    """Somebody else's idea of S3, as a judge of ours."""
+    import boto3
+
+    bucket = f"bucket-{uuid.uuid4()}"
+    client = boto3.client("s3", endpoint_url=moto_endpoint(), region_name="us-east-1")
+    client.create_bucket(Bucket=bucket)
+    source = open_source(f"s3://{bucket}/some/prefix", endpoint_url=moto_endpoint())
+    yield Store(
+        source,
+        lambda key, data: client.put_object(Bucket=bucket, Key=f"some/prefix/{key}", Body=data),
+        lambda key: client.delete_object(Bucket=bucket, Key=f"some/prefix/{key}"),
+        many=1050,  # two pages: it takes 4 ms to store one
+    )
+    source.close()
+    client.close()
+
+
+STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
+    "local": local,
+    "s3": s3,
+    "s3_of_moto": s3_of_moto,
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with STORES[request.param](tmp_path) as opened:
+        yield opened
+
+
+def listed(source: Source, folder: str = "") -> dict[str, str]:
+    """Names below a folder with their kinds; a name listed twice fails."""
+    found = list(source.list(folder))
+    assert len({entry.name for entry in found}) == len(found)
+    return {entry.name: entry.kind for entry in found}
+
+
+def test_a_folder_lists_its_files_and_folders_and_nothing_further_below(store: Store) -> None:
+    for key in ("top.txt", "a/x.mp4", "a/y.mp4", "a/b/c/deep.bin", "a.txt"):
+        store.put(key, b"data")
+    assert listed(store.source) == {"top.txt": "file", "a": "dir", "a.txt": "file"}
+    assert listed(store.source, "a") == {"x.mp4": "file", "y.mp4": "file", "b": "dir"}
+    assert listed(store.source, "a/b") == {"c": "dir"}
+    assert listed(store.source, "a/b/c") == {"deep.bin": "file"}
+
+
+def test_a_folder_is_not_taken_for_another_whose_name_begins_alike(store: Store) -> None:
+    store.put("train/x", b"1")
+    store.put("training/y", b"2")
+    assert listed(store.source, "train") == {"x": "file"}
+    with pytest.raises(NotFound):
+        list(store.source.list("trai"))
+
+
+def test_a_listed_object_is_the_one_that_stat_gives(store: Store) -> None:
+    store.put("a/x.bin", b"12345")
+    store.put("empty", b"")
+    (entry,) = store.source.list("a")
+    assert entry.object == store.source.stat("a/x.bin")
+    assert entry.object.key == "a/x.bin"
+    assert entry.object.size_bytes == 5
+    assert entry.object.version != ""
+    assert entry.object.mtime_ns > 1_600_000_000_000_000_000
+    assert store.source.stat("empty").size_bytes == 0
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_odd_name_is_listed_found_and_read(store: Store, name: str) -> None:
+    store.put(f"in {name}/{name}", name.encode())
+    assert listed(store.source) == {f"in {name}": "dir"}
+    (entry,) = store.source.list(f"in {name}")
+    assert entry.name == name
+    obj = store.source.stat(f"in {name}/{name}")
+    assert obj == entry.object
+    assert store.source.read(obj, 0, obj.size_bytes) == name.encode()
+
+
+def test_thousands_of_names_are_listed_once_each(store: Store) -> None:
+    wanted = {f"many/{n:04}.jpg" for n in range(store.many)}
+    for key in wanted:
+        store.put(key, b"")
+    assert {f"many/{name}" for name in listed(store.source, "many")} == wanted
+
+
+@pytest.mark.parametrize("folder", ["nothing", "nothing/below", "file", "file/below", "dir/nothing", "x\0y", "\udcff"])
+def test_a_folder_that_is_not_there_is_not_found(store: Store, folder: str) -> None:
+    store.put("file", b"data")
+    store.put("dir/file", b"data")
+    with pytest.raises(NotFound):
+        list(store.source.list(folder))
+
+
+@pytest.mark.parametrize("key", ["nothing", "nothing/below", "file/below", "dir", "dir/nothing", "\udcff", "n" * 300])
+def test_an_object_that_is_not_there_is_not_found(store: Store, key: str) -> None:
+    store.put("file", b"data")
+    store.put("dir/file", b"data")
+    with pytest.raises(NotFound):
+        store.source.stat(key)
+
+
+def test_a_range_is_read_exactly_wherever_it_lies(store: Store) -> None:
+    data = os.urandom(300_000)
+    store.put("x.bin", data)
+    obj = store.source.stat("x.bin")
+    ranges = [(0, 1), (0, 100), (123_456, 65_536), (299_999, 1), (200_000, 100_000), (0, 300_000), (1, 299_999)]
+    for start, length in ranges:
+        assert store.source.read(obj, start, length) == data[start : start + length], (start, length)
+
+
+def test_an_object_that_was_replaced_is_changed_for_who_opened_it_and_fresh_for_stat(store: Store) -> None:
+    store.put("x.bin", b"old-bytes")
+    old = store.source.stat("x.bin")
+    store.put("x.bin", b"new-bytes")
+    with pytest.raises(Changed):
+        store.source.read(old, 0, 9)
+    new = store.source.stat("x.bin")
+    assert new.version != old.version
+    assert store.source.read(new, 0, 9) == b"new-bytes"
+
+
+def test_an_object_that_became_shorter_is_changed_even_beyond_its_end(store: Store) -> None:
+    store.put("x.bin", bytes(1000))
+    old = store.source.stat("x.bin")
+    store.put("x.bin", b"short")
+    with pytest.raises(Changed):
+        store.source.read(old, 900, 100)
+
+
+def test_an_object_that_was_deleted_is_not_found(store: Store) -> None:
+    store.put("a/x.bin", b"data")
+    store.put("a/y.bin", b"data")
+    obj = store.source.stat("a/x.bin")
+    store.delete("a/x.bin")
+    for attempt in (lambda: store.source.read(obj, 0, 4), lambda: store.source.stat("a/x.bin")):
+        with pytest.raises(NotFound):
+            attempt()
+    assert listed(store.source, "a") == {"y.bin": "file"}
+
+
+def test_sixteen_threads_read_the_right_bytes(store: Store) -> None:
+    data = os.urandom(1 << 20)
+    store.put("x.bin", data)
+    obj = store.source.stat("x.bin")
+
+    def reads(seed: int) -> bool:
+        starts = [(seed * 7919 + n * 104_729) % (len(data) - 5000) for n in range(8)]
+        return all(store.source.read(obj, start, 5000) == data[start : start + 5000] for start in starts)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(reads, range(16)))
+
+
+def test_errors_are_ours_and_name_the_object(store: Store) -> None:
+    with pytest.raises(EgofsError, match="missing/thing"):
+        store.source.stat("missing/thing")
+
+
+@pytest.mark.parametrize("name", ["local", "s3"])
+def test_a_store_describes_its_options_and_refuses_others(name: str) -> None:
+    module = module_for("." if name == "local" else f"{name}://x")
+    assert name in names()
+    assert all(field.description for field in module.Options.model_fields.values())
+    with pytest.raises(ValueError, match="nonsense"):
+        module.Options(nonsense=1)
+    with pytest.raises(Exception, match="frozen"):
+        module.Options().endpoint_url = "x"
+
+
+def test_a_url_of_no_known_store_says_which_there_are() -> None:
+    with pytest.raises(OptionError, match="s3://"):
+        module_for("gopher://x")

@@ -1,0 +1,65 @@
+"""Datasets: what a dataset is, and how one is found by its name.
+
+A dataset says what the mounted tree looks like: which entries stand in a folder, with canonical names beside the
+remote's own, how frames are numbered, and what is known of a file. Entries are asked for a folder at a time, may
+come straight from a source or be made from manifests, and are remembered by the catalog: a dataset keeps no state
+and does no caching. Each is one module here, found by its name (`-` is written `_`), which defines
+
+    class Options(pydantic.BaseModel)                        its mount options, frozen, extra="forbid"
+    def default_source(options, state: Path) -> str          the source's URL when the person names none;
+                                                             raises OptionError if there has to be one
+    def open_dataset(source: Source, options) -> Dataset
+
+Any thread may call any method of a dataset.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Protocol
+
+from vfs.catalog import Entry
+from vfs.errors import OptionError
+from vfs.frames import FrameRule
+
+_NOT_DATASETS = {"demo_tree"}
+
+
+class Dataset(Protocol):
+    """What a source holds, as a tree; see the module's docstring."""
+
+    name: str
+
+    listing_age_s: float
+    """How long a listing of a remote source is believed: long for datasets that never change."""
+
+    def check(self) -> None:
+        """Called once at mount: raises OptionError for an option's value that matches nothing in the dataset."""
+        ...
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """What stands in a folder of the mounted tree ("" is the root). Raises NotFound and the source's errors."""
+        ...
+
+    def frame_rule(self, folder: str, view: str) -> FrameRule:
+        """How the frames of the video that is shown as `view` in `folder` are numbered and named."""
+        ...
+
+    def facts(self, folder: str, name: str) -> dict[str, str]:
+        """What the name of a file tells, for extended attributes `user.egofs.<key>`; asks nothing of any store."""
+        ...
+
+
+def names() -> list[str]:
+    """The datasets there are."""
+    return sorted({m.name for m in pkgutil.iter_modules(__path__)} - _NOT_DATASETS)
+
+
+def module_for(name: str) -> ModuleType:
+    """The dataset's module. Raises OptionError naming the datasets there are."""
+    module = name.replace("-", "_")
+    if module not in names():
+        known = ", ".join(n.replace("_", "-") for n in names())
+        raise OptionError(f"no dataset is called {name!r}: there are {known}")
+    return importlib.import_module(f"{__name__}.{module}")

@@ -1,0 +1,287 @@
+"""The virtual `frames` directories: a directory a video, a picture a frame, decoded when it is opened.
+
+Hides indices and decoders, which frame of a video a file name means, and what a picture weighs before anyone decoded
+it. Called by the mounted tree, which says what videos stand in a folder; knows nothing of folders, datasets or FUSE.
+
+    frames/<view>/<frame file>           at the dataset's own rate, first index and file name
+    frames@fps=60/<view>/<frame file>    the same at another rate (0 or `native`: every frame); looked up, not listed
+
+Any thread may call. Lock order: `VideoShelf._lock` is the only lock here; nothing is fetched or decoded under it.
+"""
+
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil
+
+from vfs.errors import NoSuchAttribute, NotFound
+from vfs.flight import Flights
+from vfs.node import Attributes, Directory, File, Node
+from vfs.objectfile import ObjectFile
+from vfs.video.decode import Decoder
+from vfs.video.encode import encode_jpeg, jpeg_size_bytes
+from vfs.video.index import VideoIndex, read_index
+
+log = logging.getLogger(__name__)
+
+NAME = "frames"
+_VARIANT = re.compile(r"frames@(.+)")
+# Indices (tens of bytes a frame) and decoders (a codec's reference pictures, about 20 MB at 1080p) that are kept.
+_KEPT_INDICES = 256
+_KEPT_DECODERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRule:
+    """How a dataset numbers and names the frames of its videos.
+
+    `fps` None takes every frame as it is in the video; otherwise file number `first` + n is the frame that is on the
+    screen n/fps seconds after the first. `name` is a format of `view` and `number`.
+    """
+
+    fps: Fraction | None
+    first: int
+    name: str
+
+    def file_name(self, view: str, number: int) -> str:
+        """The frame's file name."""
+        return self.name.format(view=view, number=number)
+
+    def number(self, view: str, file_name: str) -> int | None:
+        """The number that a file name means, None if it is no name of a frame of this view."""
+        digits = re.findall(r"\d+", file_name.removeprefix(view))
+        if not digits:
+            return None
+        number = int(digits[-1])
+        return number if self.file_name(view, number) == file_name else None
+
+    def count(self, index: VideoIndex) -> int:
+        """How many frame files the video has."""
+        if self.fps is None or not index.frame_count:
+            return index.frame_count
+        # Frame n is there when its time comes before the last frame leaves the screen, which stays 1/rate. A tick
+        # less, because pts are rounded: 180 frames of 60 fps in milliseconds must not give a 91st frame at 30 fps.
+        last = Fraction(int(index.pts[-1])) * index.time_base
+        shown = last + (1 / index.fps if index.fps else 0) - index.time_base
+        return max(1, ceil(shown * self.fps))
+
+    def source_frame(self, index: VideoIndex, number: int) -> int:
+        """The video's frame (from 0, in display order) behind a file number. Raises NotFound outside the video."""
+        if not 0 <= number - self.first < self.count(index):
+            last = self.first + self.count(index) - 1
+            raise NotFound(f"frame {number} is not one of {self.first} to {last}")
+        if self.fps is None:
+            return number - self.first
+        # Half a tick more, for the same reason: frame 4 of 60 fps has pts 67 ms, after its own time of 66.67 ms.
+        return index.frame_at(Fraction(number - self.first) / self.fps + index.time_base / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What the name of a frames directory asks for. Without anything it is the dataset's own convention."""
+
+    fps: Fraction | None = None
+    every_frame: bool = False
+
+    def apply(self, rule: FrameRule) -> FrameRule:
+        """The dataset's rule with what the variant changes."""
+        return replace(rule, fps=self.fps) if self.fps or self.every_frame else rule
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video as its frames need it: `identity` names one version of it; `view` is the name it is shown under."""
+
+    view: str
+    identity: str
+    file: ObjectFile
+    rule: FrameRule
+    mtime_ns: int
+    valid_s: float
+
+
+class VideoShelf:
+    """The indices and decoders of videos that were used lately."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._indices: OrderedDict[str, VideoIndex] = OrderedDict()
+        self._decoders: OrderedDict[str, Decoder] = OrderedDict()
+        self._flights: Flights[str, VideoIndex] = Flights()
+        self.frames_encoded = 0
+
+    def index(self, video: Video) -> VideoIndex:
+        """The video's frame table, read once. Raises UndecodableVideo and what reading the video raises."""
+        with self._lock:
+            index = self._indices.get(video.identity)
+            if index is not None:
+                self._indices.move_to_end(video.identity)
+                return index
+        flight, mine = self._flights.join(video.identity)
+        if not mine:
+            return self._flights.wait(flight, video.view)
+        try:
+            index = read_index(video.file, video.view)
+        except BaseException as failure:
+            self._flights.crash(video.identity, failure)
+            raise
+        with self._lock:
+            self._indices[video.identity] = index
+            if len(self._indices) > _KEPT_INDICES:
+                self._indices.popitem(last=False)
+        self._flights.land(video.identity, index)
+        return index
+
+    def jpeg(self, video: Video, frame: int) -> bytes:
+        """A frame as JPEG of the constant length. Raises UndecodableVideo and what reading the video raises."""
+        picture = self._decoder(video).frame(frame)
+        encoded = encode_jpeg(picture)
+        with self._lock:
+            self.frames_encoded += 1
+        return encoded
+
+    def close(self) -> None:
+        """Releases all decoders."""
+        with self._lock:
+            decoders = list(self._decoders.values())
+            self._decoders.clear()
+        for decoder in decoders:
+            decoder.close()
+
+    def _decoder(self, video: Video) -> Decoder:
+        index = self.index(video)
+        with self._lock:
+            decoder = self._decoders.pop(video.identity, None) or Decoder(video.file, index, video.view)
+            self._decoders[video.identity] = decoder
+            # A decoder that falls off here may be in use; it is collected when its last user lets go of it.
+            if len(self._decoders) > _KEPT_DECODERS:
+                self._decoders.popitem(last=False)
+            return decoder
+
+
+class FramesDirectory(Directory):
+    """`frames`, or `frames@…`: a directory for each video of a folder, by the name that `views` gives it."""
+
+    def __init__(
+        self,
+        shelf: VideoShelf,
+        views: Callable[[], Iterator[str]],
+        find: Callable[[str], Video],
+        attributes: Attributes,
+        variant: Variant,
+    ) -> None:
+        """`find` raises NotFound for a view that is not there."""
+        self.attributes = attributes
+        self._shelf = shelf
+        self._views = views
+        self._find = find
+        self._variant = variant
+
+    def lookup(self, name: str) -> Node:
+        """The directory of a view."""
+        return self._view(name)
+
+    def children(self) -> Iterator[tuple[str, Node]]:
+        """All views; no video is opened for it."""
+        for view in self._views():
+            yield view, self._view(view)
+
+    def negative_valid_s(self) -> float:
+        """The folder's listing says which views there are."""
+        return self.attributes.valid_s
+
+    def _view(self, name: str) -> "ViewDirectory":
+        video = self._find(name)
+        return ViewDirectory(self._shelf, replace(video, rule=self._variant.apply(video.rule)))
+
+
+class ViewDirectory(Directory):
+    """The frames of one video. Its index is read when a frame is looked up or listed, not before."""
+
+    def __init__(self, shelf: VideoShelf, video: Video) -> None:
+        self.attributes = Attributes(0, video.mtime_ns, video.valid_s)
+        self._shelf = shelf
+        self._video = video
+
+    def lookup(self, name: str) -> Node:
+        """The frame of that file name. Raises NotFound outside the video, UndecodableVideo where it has no index."""
+        number = self._video.rule.number(self._video.view, name)
+        if number is None:
+            raise NotFound(f"{name}: no frame of {self._video.view} has such a name")
+        index = self._shelf.index(self._video)
+        return FrameFile(self._shelf, self._video, index, self._video.rule.source_frame(index, number))
+
+    def children(self) -> Iterator[tuple[str, Node]]:
+        """All frames in order; nothing is decoded."""
+        video, index = self._video, self._shelf.index(self._video)
+        for number in range(video.rule.first, video.rule.first + video.rule.count(index)):
+            frame = FrameFile(self._shelf, video, index, video.rule.source_frame(index, number))
+            yield video.rule.file_name(video.view, number), frame
+
+    def negative_valid_s(self) -> float:
+        """The index says which frames there are."""
+        return self.attributes.valid_s
+
+
+class FrameFile(File):
+    """A picture: its size is known from the video's width and height, its bytes when it is opened."""
+
+    def __init__(self, shelf: VideoShelf, video: Video, index: VideoIndex, frame: int) -> None:
+        size = jpeg_size_bytes(index.width, index.height)
+        self.attributes = Attributes(size, video.mtime_ns, video.valid_s)
+        self.version = video.identity
+        self._shelf = shelf
+        self._video = video
+        self._index = index
+        self._frame = frame
+
+    def open(self) -> "_Picture":
+        """Decodes and encodes the frame. Raises UndecodableVideo and what reading the video raises."""
+        return _Picture(self._shelf.jpeg(self._video, self._frame))
+
+    def xattr_names(self) -> list[str]:
+        """Of a frame: where in the video it stands."""
+        return ["user.egofs.frame", "user.egofs.time_s"]
+
+    def xattr(self, name: str) -> bytes:
+        """`frame` counts from 0 in display order; `time_s` from the first frame."""
+        if name == "user.egofs.frame":
+            return str(self._frame).encode()
+        if name == "user.egofs.time_s":
+            return f"{float(int(self._index.pts[self._frame]) * self._index.time_base):.6f}".encode()
+        raise NoSuchAttribute(name)
+
+
+class _Picture:
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def read(self, start: int, length: int) -> memoryview:
+        return self._data[start : start + length]
+
+    def close(self) -> None:
+        self._data = memoryview(b"")
+
+
+def parse_variant(name: str) -> Variant:
+    """What a directory name asks for.
+
+    Raises NotFound for a name that is none; a misspelt variant is said in the log with what there is.
+    """
+    if name == NAME:
+        return Variant()
+    match = _VARIANT.fullmatch(name)
+    if not match:
+        raise NotFound(name)
+    value = match[1].removeprefix("fps=")
+    if value != match[1]:
+        if value in ("0", "native"):
+            return Variant(every_frame=True)
+        if re.fullmatch(r"\d{1,4}(\.\d{1,3}|/[1-9]\d{0,4})?", value) and Fraction(value) > 0:
+            return Variant(fps=Fraction(value))
+    log.warning("%s is no variant of frames: write frames@fps=N, with N frames a second, 0 or native", name)
+    raise NotFound(name)

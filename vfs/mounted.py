@@ -1,0 +1,228 @@
+"""A dataset as nodes: its folders, files and links, with the virtual frames in every folder that has videos.
+
+Hides how catalog, dataset, source, cache and frames work together. The tree gets its root node from here and knows
+nothing of datasets. Any thread may call; whatever needs a listing blocks until the store has given it.
+
+A name that the source really has always wins: `frames` is only there where nothing else is called so.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from vfs import frames
+from vfs.cache import ChunkCache
+from vfs.catalog import Catalog, Entry, Folder
+from vfs.datasets import Dataset
+from vfs.errors import Changed, NoSuchAttribute, NotFound, SourceError
+from vfs.node import Attributes, Directory, File, Kind, Link, Node
+from vfs.objectfile import ObjectFile
+from vfs.sources import ObjectInfo, Source
+
+_PREFIX = "user.egofs."
+_FILE_FACTS = ("source", "version", "cached_bytes")
+_VIDEO_FACTS = ("frames", "fps", "codec", "width", "height")
+
+
+class MountedDataset:
+    """All that the nodes of one mount share."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        source: Source,
+        cache: ChunkCache | None,
+        catalog_file: Path | None,
+        *,
+        space: str,
+        listing_age_s: float,
+        show_frames: bool = True,
+    ) -> None:
+        """`space` tells this source, dataset and options from all others in the catalog's file."""
+        self.dataset = dataset
+        self.source = source
+        self.cache = cache
+        self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s)
+        self.shelf = frames.VideoShelf()
+        self.show_frames = show_frames
+
+    @property
+    def root(self) -> "FolderNode":
+        """The mounted tree's root. Raises what listing the root raises, so that a mount of nothing fails."""
+        return FolderNode(self, "", Attributes(0, 0, self.catalog.valid_s(self.catalog.folder(""))))
+
+    def object_file(self, obj: ObjectInfo) -> ObjectFile:
+        """An object's bytes."""
+        return ObjectFile(self.source, self.cache, obj)
+
+    def video(self, folder: str, view: str, obj: ObjectInfo, valid_s: float) -> frames.Video:
+        """An object as a video that `folder` shows as `view`."""
+        rule = self.dataset.frame_rule(folder, view)
+        return frames.Video(view, obj.identity, self.object_file(obj), rule, obj.mtime_ns, valid_s)
+
+    def close(self) -> None:
+        """Releases decoders, database and connections."""
+        self.shelf.close()
+        self.catalog.close()
+        if self.cache is not None:
+            self.cache.close()
+        self.source.close()
+
+
+class FolderNode(Directory):
+    """A folder of the dataset."""
+
+    def __init__(self, mounted: MountedDataset, path: str, attributes: Attributes) -> None:
+        self.attributes = attributes
+        self._mounted = mounted
+        self._path = path
+
+    def lookup(self, name: str) -> Node:
+        """The entry of that name, or the frames of this folder's videos. Raises NotFound and the source's errors."""
+        catalog = self._mounted.catalog
+        known = catalog.folder(self._path)
+        try:
+            return self._node(catalog.entry_in(known, self._path, name), known)
+        except NotFound:
+            if self._mounted.show_frames and known.has_videos and name.startswith(frames.NAME):
+                return self._frames(known, frames.parse_variant(name))
+            raise
+
+    def children(self) -> Iterator[tuple[str, Node]]:
+        """All entries, and `frames` where there are videos; no request a file."""
+        catalog = self._mounted.catalog
+        known = catalog.folder(self._path)
+        taken = False
+        for entry in catalog.entries(self._path):
+            taken = taken or entry.name == frames.NAME
+            yield entry.name, self._node(entry, known)
+        if self._mounted.show_frames and known.has_videos and not taken:
+            yield frames.NAME, self._frames(known, frames.Variant())
+
+    def negative_valid_s(self) -> float:
+        """A folder's listing is complete: what it lacks is not there for as long as it is believed."""
+        return self._mounted.catalog.valid_s(self._mounted.catalog.folder(self._path))
+
+    def _node(self, entry: Entry, known: Folder) -> Node:
+        valid_s = self._mounted.catalog.valid_s(known)
+        path = f"{self._path}/{entry.name}" if self._path else entry.name
+        if entry.kind is Kind.DIRECTORY:
+            return FolderNode(self._mounted, path, Attributes(0, 0, valid_s))
+        if entry.kind is Kind.LINK:
+            return LinkNode(entry.target, valid_s)
+        return ObjectNode(self._mounted, self._path, entry, valid_s)
+
+    # -- frames
+
+    def _frames(self, known: Folder, variant: frames.Variant) -> frames.FramesDirectory:
+        attributes = Attributes(0, 0, self._mounted.catalog.valid_s(known))
+        return frames.FramesDirectory(self._mounted.shelf, self._views, self._video, attributes, variant)
+
+    def _views(self) -> Iterator[str]:
+        """A video's view is its name without the suffix; where that stands for several, all keep their suffix."""
+        names = [PurePosixPath(entry.name) for entry in self._mounted.catalog.videos(self._path)]
+        stems = Counter(name.stem for name in names)
+        return (name.stem if stems[name.stem] == 1 else name.name for name in names)
+
+    def _video(self, view: str) -> frames.Video:
+        """The video behind a view, through a link if it is one to a file beside it. Raises NotFound."""
+        catalog = self._mounted.catalog
+        known = catalog.folder(self._path)
+        candidates = catalog.videos_of_stem(self._path, view)
+        if not candidates:
+            stem = PurePosixPath(view).stem
+            several = catalog.videos_of_stem(self._path, stem)
+            candidates = [entry for entry in several if entry.name == view and len(several) > 1]
+        if len(candidates) != 1:
+            raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
+        entry = candidates[0]
+        if entry.kind is Kind.LINK:
+            entry = catalog.entry_in(known, self._path, entry.target)
+        if entry.object is None:
+            raise NotFound(f"{view}: {candidates[0].name} leads to no file beside it")
+        return self._mounted.video(self._path, view, entry.object, catalog.valid_s(known))
+
+
+class LinkNode(Link):
+    """A link beside the files that it leads to."""
+
+    def __init__(self, target: str, valid_s: float) -> None:
+        self.attributes = Attributes(len(target.encode(errors="surrogateescape")), 0, valid_s)
+        self._target = target
+
+    def target(self) -> str:
+        """Relative to the link's own folder, or as the source has it."""
+        return self._target
+
+
+class ObjectNode(File):
+    """A file of the dataset."""
+
+    def __init__(self, mounted: MountedDataset, folder: str, entry: Entry, valid_s: float) -> None:
+        assert entry.object is not None, "an entry of kind FILE has an object"
+        self.attributes = Attributes(entry.object.size_bytes, entry.object.mtime_ns, valid_s)
+        self.version = entry.object.identity
+        self._mounted = mounted
+        self._folder = folder
+        self._entry = entry
+        self._object = entry.object
+
+    def open(self) -> "_OpenObject":
+        """The file's bytes, pinned to the version that stat showed."""
+        return _OpenObject(self._mounted, self._folder, self._object)
+
+    def xattr_names(self) -> list[str]:
+        """Facts of any file, of a name, and of a video."""
+        facts = [*_FILE_FACTS, *self._mounted.dataset.facts(self._folder, self._entry.name)]
+        if self._entry.is_video:
+            facts += _VIDEO_FACTS
+        return [_PREFIX + fact for fact in facts]
+
+    def xattr(self, name: str) -> bytes:
+        """A fact's value; those of a video read its index."""
+        fact = name.removeprefix(_PREFIX)
+        named = self._mounted.dataset.facts(self._folder, self._entry.name)
+        if fact in named:
+            return named[fact].encode()
+        if fact == "source":
+            return f"{self._mounted.source.url}/{self._object.key}".encode(errors="surrogateescape")
+        if fact == "version":
+            return self._object.version.encode()
+        if fact == "cached_bytes":
+            return str(self._mounted.object_file(self._object).cached_bytes()).encode()
+        if fact in _VIDEO_FACTS and self._entry.is_video:
+            return self._video_fact(fact).encode()
+        raise NoSuchAttribute(name)
+
+    def _video_fact(self, fact: str) -> str:
+        video = self._mounted.video(self._folder, self._entry.name, self._object, self.attributes.valid_s)
+        index = self._mounted.shelf.index(video)
+        return str(index.frame_count if fact == "frames" else getattr(index, fact))
+
+
+class _OpenObject:
+    """An open file. When the store says that its version is gone, the folder is listed anew for the next open."""
+
+    def __init__(self, mounted: MountedDataset, folder: str, obj: ObjectInfo) -> None:
+        self._mounted = mounted
+        self._folder = folder
+        self._file = mounted.object_file(obj)
+        self._key = obj.key
+
+    def read(self, start: int, length: int) -> bytes:
+        try:
+            return self._file.read(start, length)
+        except (Changed, NotFound) as failure:
+            self._invalidate()
+            # To somebody who has the file open, an object that is gone has changed.
+            raise Changed(f"{self._key}: {failure}; open it again for what is there now") from failure
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _invalidate(self) -> None:
+        try:
+            self._mounted.catalog.invalidate(self._folder)
+        except SourceError:
+            # The catalog's own failure is in the log; the reader must hear of the object's.
+            pass

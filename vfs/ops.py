@@ -1,0 +1,321 @@
+"""pyfuse3.Operations over the tree: translation only.
+
+Hides the kernel's protocol from the rest. Event-loop side: everything here runs in trio's one thread, and whatever
+may block (a lookup, a listing, opening, reading) makes one hop to a worker thread, under a deadline, because a
+request that hangs makes its caller unkillable. `_answered` is the one place that turns failures into errnos: any
+other exception that left a handler would end the mount.
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
+
+from vfs.errors import Changed, EgofsError, IsADirectory, NoSuchAttribute, NotADirectory, NotFound, Timeout, errno_of
+from vfs.node import Directory, File, Kind, Link, Node, Reader
+from vfs.tree import Inode, Tree
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A source gives up after 60 s with all its retries; a handler gives it a little longer and then answers ETIMEDOUT.
+DEADLINE_S = 70.0
+# Threads for opening and reading, and others for names, so that slow bytes do not hold up `ls`.
+_DATA_THREADS = 64
+_NAME_THREADS = 32
+# Telling the kernel something takes microseconds, unless it holds the directory for a request that hangs.
+_INVALIDATION_S = 5.0
+# Names of a directory that one hop to a thread brings (a hop costs about 65 µs, a name about 20).
+_NAMES_A_HOP = 128
+_BLOCK_BYTES = 512  # what st_blocks counts in, on every Linux
+_IO_BYTES = 1 << 20  # st_blksize: what tools read at a time
+_TYPES = {Kind.DIRECTORY: stat.S_IFDIR | 0o555, Kind.FILE: stat.S_IFREG | 0o444, Kind.LINK: stat.S_IFLNK | 0o777}
+# Asked for often, and answered very often with these: not worth a line in the log.
+_ROUTINE = (NotFound, NoSuchAttribute, NotADirectory, IsADirectory)
+
+
+@dataclass
+class OpsCounters:
+    """What was asked of the mount since it began."""
+
+    reads: int = 0
+    bytes_read: int = 0
+    opens: int = 0
+    failures: int = 0
+    bugs: int = 0
+
+
+@dataclass
+class _OpenDirectory:
+    """A directory handle. `names` continues at `position`; `ahead` was fetched but not yet taken by the kernel."""
+
+    inode: Inode
+    node: Directory
+    names: Iterator[tuple[str, Node]] | None = None
+    position: int = 0
+    ahead: deque[tuple[str, Node]] = field(default_factory=deque)
+    turn: trio.Lock = field(default_factory=trio.Lock)
+
+
+def _answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The handler, with every failure made an errno, logged where somebody should hear of it, and counted."""
+
+    @functools.wraps(handler)
+    async def answered(*args: P.args, **kwargs: P.kwargs) -> T:
+        counters = cast("Operations", args[0]).counters
+        try:
+            return await handler(*args, **kwargs)
+        except FUSEError:
+            raise
+        except EgofsError as failure:
+            if not isinstance(failure, _ROUTINE):
+                counters.failures += 1
+                log.error("%s", failure)
+            raise FUSEError(errno_of(failure)) from failure
+        except Exception as failure:  # anything that left here would unmount
+            counters.failures += 1
+            counters.bugs += 1
+            log.exception("a bug in %s; the caller gets EIO", handler.__name__)
+            raise FUSEError(errno.EIO) from failure
+
+    return answered
+
+
+class Operations(pyfuse3.Operations):
+    """Serves a tree, read-only."""
+
+    enable_acl = False
+    enable_writeback_cache = False
+    supports_dot_lookup = False
+
+    def __init__(self, root: Directory, *, uid: int, gid: int, umask: int, total_bytes: Callable[[], int]) -> None:
+        """`total_bytes` is what statfs shows as the size; it must not block for long."""
+        super().__init__()
+        self.tree = Tree(root)
+        self.counters = OpsCounters()
+        self._owner = (uid, gid)
+        self._umask = umask
+        self._total_bytes = total_bytes
+        self._files: dict[FileHandleT, tuple[Inode, Reader]] = {}
+        self._directories: dict[FileHandleT, _OpenDirectory] = {}
+        self._next_handle = 0
+        self._data_threads = trio.CapacityLimiter(_DATA_THREADS)
+        self._name_threads = trio.CapacityLimiter(_NAME_THREADS)
+
+    # -- names
+
+    @_answered
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        parent = self.tree.node(Inode(parent_inode))
+        if not isinstance(parent, Directory):
+            raise NotADirectory("a lookup below a file")
+        text = os.fsdecode(name)
+        try:
+            node = await self._in_thread(self._name_threads, parent.lookup, text)
+        except NotFound:
+            valid_s = await self._in_thread(self._name_threads, parent.negative_valid_s)
+            if valid_s <= 0:
+                raise
+            absent = EntryAttributes()
+            absent.st_ino = InodeT(0)
+            absent.entry_timeout = valid_s
+            return absent
+        inode = self.tree.enter(Inode(parent_inode), text, node)
+        return self._attributes(inode, node)
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, lookups in inode_list:
+            self.tree.forget(Inode(inode), lookups)
+
+    @_answered
+    async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
+        return self._attributes(Inode(inode), self.tree.node(Inode(inode)))
+
+    @_answered
+    async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:
+        if mode & os.W_OK:
+            raise FUSEError(errno.EROFS)
+        return True
+
+    @_answered
+    async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:
+        node = self.tree.node(Inode(inode))
+        if not isinstance(node, Link):
+            raise FUSEError(errno.EINVAL)
+        return FileNameT(os.fsencode(node.target()))
+
+    # -- directories
+
+    @_answered
+    async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
+        node = self.tree.node(Inode(inode))
+        if not isinstance(node, Directory):
+            raise NotADirectory("opendir of a file")
+        handle = self._handle()
+        self._directories[handle] = _OpenDirectory(Inode(inode), node)
+        return handle
+
+    @_answered
+    async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = self._directories[fh]
+        async with directory.turn:
+            if directory.names is None or start_id != directory.position:
+                await self._rewind(directory, start_id)
+            while directory.ahead or await self._fetch_names(directory):
+                name, node = directory.ahead[0]
+                attributes = self._attributes(self.tree.number(directory.inode, name, node), node)
+                if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(name)), attributes, directory.position + 1):
+                    return
+                # What the kernel takes from readdirplus counts as a lookup.
+                self.tree.enter(directory.inode, name, node)
+                directory.position += 1
+                directory.ahead.popleft()
+
+    async def _rewind(self, directory: _OpenDirectory, position: int) -> None:
+        """Somebody went back (rewinddir, seekdir): listings are in a stable order, so count from the start."""
+        directory.names = None
+        names = directory.node.children()
+        await self._in_thread(self._name_threads, lambda: next(islice(names, position, position), None))
+        directory.names, directory.position = names, position
+        directory.ahead.clear()
+
+    async def _fetch_names(self, directory: _OpenDirectory) -> bool:
+        """Brings the next names; False at the end."""
+        # A thread that outlives its deadline still runs the iterator, which then may not be used again.
+        names, directory.names = directory.names, None
+        assert names is not None, "the directory was rewound before it was read"
+        directory.ahead.extend(await self._in_thread(self._name_threads, lambda: list(islice(names, _NAMES_A_HOP))))
+        directory.names = names
+        return bool(directory.ahead)
+
+    async def releasedir(self, fh: FileHandleT) -> None:
+        self._directories.pop(fh, None)
+
+    # -- files
+
+    @_answered
+    async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
+        node = self.tree.node(Inode(inode))
+        if not isinstance(node, File):
+            raise IsADirectory("a directory was opened as a file")
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
+            raise FUSEError(errno.EROFS)
+        async with self._fresh_after_change(Inode(inode)):
+            reader = await self._in_thread(self._data_threads, node.open)
+        handle = self._handle()
+        self._files[handle] = (Inode(inode), reader)
+        self.counters.opens += 1
+        keep = self.tree.is_same_version(Inode(inode))
+        # A file that is made anew at each opening has no pages worth keeping, nor a size that they could follow.
+        return FileInfo(fh=handle, keep_cache=keep, direct_io=not node.version)
+
+    @_answered
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        inode, reader = self._files[fh]
+        async with self._fresh_after_change(inode):
+            data = await self._in_thread(self._data_threads, reader.read, off, size)
+        self.counters.reads += 1
+        self.counters.bytes_read += len(data)
+        return cast(bytes, data)  # any contiguous buffer will do
+
+    @_answered
+    async def release(self, fh: FileHandleT) -> None:
+        _, reader = self._files.pop(fh)
+        reader.close()
+
+    async def flush(self, fh: FileHandleT) -> None:
+        """Nothing was written."""
+
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        """Nothing was written."""
+
+    # -- the rest
+
+    @_answered
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = _BLOCK_BYTES
+        data.f_blocks = -(-self._total_bytes() // _BLOCK_BYTES)
+        data.f_bfree = data.f_bavail = 0
+        data.f_files = data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data
+
+    @_answered
+    async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
+        return [XAttrNameT(name.encode()) for name in self.tree.node(Inode(inode)).xattr_names()]
+
+    @_answered
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
+        node = self.tree.node(Inode(inode))
+        text = os.fsdecode(name)
+        # `ls -l` asks every file for security labels: answered without a thread.
+        if not text.startswith("user.egofs."):
+            raise NoSuchAttribute(text)
+        return await self._in_thread(self._name_threads, node.xattr, text)
+
+    def _attributes(self, inode: Inode, node: Node) -> EntryAttributes:
+        known = node.attributes
+        answer = EntryAttributes()
+        answer.st_ino = InodeT(inode)
+        answer.st_mode = ModeT(_TYPES[node.kind] & ~self._umask)
+        # 1 for directories too: it tells find that links do not count subdirectories.
+        answer.st_nlink = 1
+        answer.st_uid, answer.st_gid = self._owner
+        answer.st_size = known.size_bytes
+        answer.st_blksize = _IO_BYTES
+        answer.st_blocks = -(-known.size_bytes // _BLOCK_BYTES)
+        answer.st_mtime_ns = answer.st_ctime_ns = answer.st_atime_ns = known.mtime_ns
+        answer.entry_timeout = answer.attr_timeout = known.valid_s
+        return answer
+
+    @asynccontextmanager
+    async def _fresh_after_change(self, inode: Inode) -> AsyncIterator[None]:
+        """Has the kernel forget a name whose object was replaced, so that the next open asks for what is there now."""
+        try:
+            yield
+        except Changed:
+            parent, name = self.tree.place(inode)
+            # The kernel may be waiting for this loop with the parent locked: only a thread may wait for the kernel.
+            with trio.move_on_after(_INVALIDATION_S), suppress(OSError):
+                await trio.to_thread.run_sync(
+                    pyfuse3.invalidate_entry, InodeT(parent), FileNameT(os.fsencode(name)), abandon_on_cancel=True
+                )
+            raise
+
+    def _handle(self) -> FileHandleT:
+        self._next_handle += 1
+        return FileHandleT(self._next_handle)
+
+    async def _in_thread(self, limiter: trio.CapacityLimiter, work: Callable[..., T], *args: Any) -> T:
+        """`work(*args)` in a worker thread. After the deadline the caller goes free; the thread ends when it ends."""
+        with trio.move_on_after(DEADLINE_S):
+            return await trio.to_thread.run_sync(work, *args, abandon_on_cancel=True, limiter=limiter)
+        raise Timeout(f"no answer within {DEADLINE_S:.0f} s; try again, or see whether the store can be reached")
+
+
+def _refuses(name: str) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
+    async def refuse(*args: object) -> NoReturn:
+        raise FUSEError(errno.EROFS)
+
+    refuse.__name__ = name
+    return refuse
+
+
+# Everything that would write. The mount is `ro`, so the kernel refuses these itself; this holds if it did not.
+_WRITES = ("setattr", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "write", "create")
+for _name in (*_WRITES, "setxattr", "removexattr"):
+    setattr(Operations, _name, staticmethod(_refuses(_name)))

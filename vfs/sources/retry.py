@@ -1,0 +1,154 @@
+"""A source that tries again: the one layer in which anything is retried, and where what a source is asked is counted.
+
+It hides that networks fail. The daemon wraps it around whichever source was opened; it knows no store, and no store
+knows it. Any thread may enter; the counters have a lock of their own, and nothing else is shared.
+
+A failure is tried again where its type says that this may help (EgofsError.retryable), after a random wait of up to
+a limit that doubles ("full jitter": a thousand readers that failed together do not come back together), or as long
+as the store asked for. After `total_s` no further try begins, and the last failure itself is raised.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tenacity
+
+from vfs.errors import CorruptData, EgofsError, NotFound
+from vfs.sources import Listed, ObjectInfo, Source
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+# Waiting out a failure must end before the programs above give up (pools and watchdogs use minutes), and after the
+# usual failures have: a throttled prefix or a server that restarts is back within tens of seconds.
+_TOTAL_S = 60.0
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 5.0
+# A Retry-After of an hour is not waited for, and one of half a minute leaves time for a try after it.
+_LONGEST_RETRY_AFTER_S = 30.0
+# Bytes that came wrong twice more are wrong where they are stored.
+_CORRUPT_TRIES = 3
+
+
+@dataclass
+class Counters:
+    """What a source was asked since it was opened. Written under the source's lock; a reader may be one behind."""
+
+    requests: int = 0
+    """Tries, the first and the repeated."""
+
+    retries: int = 0
+    """Tries that repeated a failed one."""
+
+    bytes_fetched: int = 0
+    """Bytes that reads gave."""
+
+    errors: int = 0
+    """Failures that the caller saw in the end. That a name is not there is an answer and no failure."""
+
+
+class RetryingSource:
+    """Another source with failures tried again; `inner` is that other source."""
+
+    def __init__(
+        self,
+        inner: Source,
+        *,
+        total_s: float = _TOTAL_S,
+        first_wait_s: float = _FIRST_WAIT_S,
+        longest_wait_s: float = _LONGEST_WAIT_S,
+        longest_retry_after_s: float = _LONGEST_RETRY_AFTER_S,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.inner = inner
+        self.url = inner.url
+        self.remote = inner.remote
+        self.counters = Counters()
+        self._lock = threading.Lock()
+        self._total_s = total_s
+        self._first_wait_s = first_wait_s
+        self._longest_wait_s = longest_wait_s
+        self._longest_retry_after_s = longest_retry_after_s
+        self._sleep = sleep
+        self._clock = clock
+
+    def list(self, folder: str) -> Iterator[Listed]:
+        """The folder's names; whole before the first is given, so that a try repeated half-way shows none twice."""
+        return iter(self._persist(f"list {folder!r}", lambda: [*self.inner.list(folder)]))
+
+    def stat(self, key: str) -> ObjectInfo:
+        """The object as it is now."""
+        return self._persist(f"stat {key!r}", lambda: self.inner.stat(key))
+
+    def read(self, obj: ObjectInfo, start: int, length: int) -> bytes:
+        """The bytes of the range. Their number is checked here once more, whatever the source is."""
+
+        def attempt() -> bytes:
+            data = self.inner.read(obj, start, length)
+            if len(data) != length:
+                raise CorruptData(f"{obj.key}: {len(data)} bytes came of {length} at {start}")
+            return data
+
+        data = self._persist(f"read {obj.key!r}", attempt)
+        self._count(bytes_fetched=len(data))
+        return data
+
+    def close(self) -> None:
+        """Ends the inner source's connections."""
+        self.inner.close()
+
+    def _persist(self, what: str, attempt: Callable[[], _T]) -> _T:
+        """The attempt's result, from as many tries as there may be."""
+        began = self._clock()
+        corrupt = 0
+
+        def counted() -> _T:
+            self._count(requests=1)
+            return attempt()
+
+        def stop(state: tenacity.RetryCallState) -> bool:
+            nonlocal corrupt
+            corrupt += isinstance(_failure(state), CorruptData)
+            return corrupt >= _CORRUPT_TRIES or self._clock() - began + state.upcoming_sleep > self._total_s
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            self._count(retries=1)
+            _log.info("%s: %s; next try in %.1f s", what, _failure(state), state.upcoming_sleep)
+
+        persist = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda failure: getattr(failure, "retryable", False)),
+            wait=self._wait_s,
+            stop=stop,
+            sleep=self._sleep,
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        try:
+            return persist(counted)
+        except NotFound:
+            raise
+        except EgofsError:
+            self._count(errors=1)
+            raise
+
+    def _wait_s(self, state: tenacity.RetryCallState) -> float:
+        """How long to wait before the next try: what the store asked for, or full jitter."""
+        asked_s = min(getattr(_failure(state), "retry_after_s", 0.0), self._longest_retry_after_s)
+        # The exponent is bounded so that thousands of tries do not overflow a float.
+        limit_s = min(self._longest_wait_s, self._first_wait_s * 2.0 ** min(state.attempt_number - 1, 30))
+        return float(asked_s + random.uniform(0, self._first_wait_s) if asked_s else random.uniform(0, limit_s))
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                setattr(self.counters, name, getattr(self.counters, name) + number)
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
