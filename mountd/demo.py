@@ -53,25 +53,28 @@ def _train(directory: Path) -> None:
         row = next(row for row in csv.DictReader(file) if "mono10bit" in row["video"])
     recording = directory / "recordings" / row["video"].split("/")[0]
     first, after = int(row["start_frame"]), int(row["end_frame"])
-    _print(f"\nThe first egocentric segment of train.csv: {row['action_cls']!r}, frames {first} to {after}.\n")
+    _print(f"\nThe first segment of train.csv: {row['action_cls']!r}, frames {first} to {after}. ")
     pictures = []
     for frame in range(first, after):
         path = recording / "frames" / _SEGMENT_VIEW / f"{_SEGMENT_VIEW}_{frame + 1:010d}.jpg"
         pictures.append(simplejpeg.decode_jpeg(path.read_bytes(), colorspace="GRAY"))
     clip = np.stack(pictures)
-    _print(f"Read through frames/{_SEGMENT_VIEW}: one array of shape {clip.shape}, {clip.dtype}.\n")
+    _print(f"Read through frames/{_SEGMENT_VIEW},\nit is an array of shape {clip.shape}, {clip.dtype}.\n")
     shutil.copyfile(path, _PICTURE)
-    _print(f"Its last picture is in ./{_PICTURE}: have a look.\n")
-    total = sum(
-        os.path.getsize(os.path.join(folder, name))
-        for folder, folders, names in os.walk(directory)
-        if "frames" not in Path(folder).parts
-        for name in names
-        if not os.path.islink(os.path.join(folder, name))
-    )
-    fetched = _fetched(directory)
-    _print(f"\nFor that segment {fetched - before:,} bytes were read of the {total:,} that the dataset has")
-    _print(f" ({(fetched - before) / total:.1%}).\n")
+    _print(f"Its last picture is now ./{_PICTURE}: have a look.\n")
+    read, total = _fetched(directory) - before, _total(directory)
+    share = f"{read:,} bytes of videos and annotations were read for that, of {total:,} ({read / total:.1%})"
+    _print(f"\n{share if read else 'Nothing was read for that: it was read before'}.\n")
+
+
+def _total(directory: Path) -> int:
+    """The sum of all files' sizes; without frames, whose listing reads the index of every video."""
+    total = 0
+    for folder, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if name != "frames"]
+        paths = [os.path.join(folder, name) for name in names]
+        total += sum(os.path.getsize(path) for path in paths if not os.path.islink(path))
+    return total
 
 
 def _fetched(directory: Path) -> int:

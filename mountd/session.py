@@ -108,11 +108,11 @@ def _look_twice() -> None:
     """Makes trio's wait return only when there really is something to read at that moment."""
     once = trio.lowlevel.wait_readable
 
-    async def wait_readable(descriptor: Any) -> None:
+    async def wait_readable(fd: Any) -> None:
         poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
+        poll.register(fd, select.POLLIN)
         while True:
-            await once(descriptor)
+            await once(fd)
             # POLLERR and POLLHUP come too, for a mount that has ended: its reader must see that.
             if poll.poll(0):
                 return

@@ -53,7 +53,7 @@ class FrameRule:
 
     def number(self, view: str, file_name: str) -> int | None:
         """The number that a file name means, None if it is no name of a frame of this view."""
-        digits = re.findall(r"\d+", file_name.removeprefix(view))
+        digits = re.findall(r"[0-9]+", file_name.removeprefix(view))
         if not digits:
             return None
         number = int(digits[-1])
@@ -63,11 +63,9 @@ class FrameRule:
         """How many frame files the video has."""
         if self.fps is None or not index.frame_count:
             return index.frame_count
-        # Frame n is there when its time comes before the last frame leaves the screen, which stays 1/rate. A tick
-        # less, because pts are rounded: 180 frames of 60 fps in milliseconds must not give a 91st frame at 30 fps.
-        last = Fraction(int(index.pts[-1])) * index.time_base
-        shown = last + (1 / index.fps if index.fps else 0) - index.time_base
-        return max(1, ceil(shown * self.fps))
+        shown = index.duration_ticks * index.time_base
+        # The last frame's time and its duration may both be rounded up.
+        return max(1, ceil((shown - 2 * _slack(index)) * self.fps))
 
     def source_frame(self, index: VideoIndex, number: int) -> int:
         """The video's frame (from 0, in display order) behind a file number. Raises NotFound outside the video."""
@@ -76,8 +74,17 @@ class FrameRule:
             raise NotFound(f"frame {number} is not one of {self.first} to {last}")
         if self.fps is None:
             return number - self.first
-        # Half a tick more, for the same reason: frame 4 of 60 fps has pts 67 ms, after its own time of 66.67 ms.
-        return index.frame_at(Fraction(number - self.first) / self.fps + index.time_base / 2)
+        return index.frame_at(Fraction(number - self.first) / self.fps + _slack(index))
+
+
+def _slack(index: VideoIndex) -> Fraction:
+    """Seconds by which a frame's time may be off because it was rounded to ticks: half a tick.
+
+    In milliseconds, frame 4 of 60 fps has pts 67, after its own time of 66.67 ms. Where a frame has few ticks, they
+    were chosen to count frames, and nothing was rounded.
+    """
+    few = 4
+    return index.time_base / 2 if index.fps * index.time_base * few <= 1 else Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +288,7 @@ def parse_variant(name: str) -> Variant:
     if value != match[1]:
         if value in ("0", "native"):
             return Variant(every_frame=True)
-        if re.fullmatch(r"\d{1,4}(\.\d{1,3}|/[1-9]\d{0,4})?", value) and Fraction(value) > 0:
+        if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value) and Fraction(value) > 0:
             return Variant(fps=Fraction(value))
     log.warning("%s is no variant of frames: write frames@fps=N, with N frames a second, 0 or native", name)
     raise NotFound(name)

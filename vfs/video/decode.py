@@ -10,6 +10,8 @@ What makes a frame exact:
 * every packet carries its own number as pts, and only the picture that comes out with that number is its picture;
 * a picture counts only once every packet before it, back to the keyframe, has given its picture unharmed: a decoder
   patches over a lost reference without a word. Packets that nothing refers to may be lost (Layout.is_disposable).
+What no check here sees is damage within a packet that its decoder reads as a valid picture: single flipped bits of
+HEVC and VP9 mostly are. The bytes' own checksums are the cache's and the store's affair.
 
 Threads: any thread may call any method. A context (`_Run`) belongs to the thread that took it from the pool; the
 lock guards the pool and the kept pictures, and is never held while bytes are read or decoded. A thread whose frame
@@ -22,6 +24,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 
 from vfs.errors import UndecodableVideo
@@ -66,7 +69,7 @@ class Decoder:
         self._kept: OrderedDict[int, Picture] = OrderedDict()  # by packet, least recently used first
         self._kept_bytes = 0
         self._idle: list[_Run] = []  # least recently used first
-        self._busy: dict[_Run, int] = {}  # with the packet that each is on its way to
+        self._busy: set[_Run] = set()
         self._tried: set[int] = set()  # keyframes that decoding began at, or before which it began in vain
         self._earlier: dict[int, int] = {}  # of a keyframe that is none, the one before it
         self._closed = False
@@ -136,7 +139,7 @@ class Decoder:
                     run.restart(key)
                     break
                 self._changed.wait()
-            self._busy[run] = packet
+            self._busy.add(run)
             return run
 
     def _start_of(self, packet: int) -> int:
@@ -154,7 +157,7 @@ class Decoder:
 
     def _give_back(self, run: "_Run") -> None:
         with self._changed:
-            del self._busy[run]
+            self._busy.discard(run)
             surplus: _Run | None = run
             if not run.is_over and not self._closed:
                 self._idle.append(run)
@@ -293,16 +296,25 @@ class _Run:
             self._context = _open(self._index)
             self._broken = False
         self.next += 1
-        try:
-            frames = self._context.decode(packet)
-        except av.FFmpegError:
-            self._lost.add(number)
-            if number not in self._disposable:
-                # What follows needs this picture; and a decoder that has lost one puts others out of order.
-                self._broken = True
-                self._flush()
-        else:
+        frames = self._decoded(packet, data)
+        if frames is not None:
             self._collect(frames)
+            return
+        self._lost.add(number)
+        if number not in self._disposable:
+            # What follows needs this picture; and a decoder that has lost one puts others out of order.
+            self._broken = True
+            self._flush()
+
+    def _decoded(self, packet: "av.Packet[Stream]", data: memoryview) -> list[av.VideoFrame] | None:
+        """What comes out when this goes in; None where the decoder refuses it."""
+        assert self._context is not None
+        if self._layout.is_absurd(data):
+            return None
+        try:
+            return self._context.decode(packet)
+        except av.FFmpegError:
+            return None
 
     def _flush(self) -> None:
         """Takes what the decoder still holds, and ends it."""

@@ -13,6 +13,7 @@ A `_File` or `PacketStream` belongs to one thread at a time.
 """
 
 import contextlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
@@ -78,14 +79,14 @@ def scan(reader: ByteReader, container: str, orientation: tuple[int, bool] | Non
         if context is None:
             raise ValueError("its codec is not supported")
         size = (context.width, context.height)
-        rows = list(_rows(file, source, stream))
+        numbers = array("q")  # not a list of tuples, which would take 300 bytes a packet
+        for row in _rows(file, source, stream):
+            numbers.extend(row)
         file.check()
-        if not rows:
+        if not numbers:
             raise ValueError("its video stream is empty")
-        pts, offsets, sizes, flags, durations = (np.array(column) for column in zip(*rows, strict=True))
+        pts, offsets, sizes, flags, durations = np.frombuffer(numbers, dtype=np.int64).reshape(-1, 5).T
         located = bool((flags & _LOCATED).all())
-        if not located:
-            offsets = np.array([row[1] if row[3] & _POSITION else -1 for row in rows])
         if container == "avi":
             _check_order(source, stream)
             file.check()
@@ -114,7 +115,7 @@ def scan(reader: ByteReader, container: str, orientation: tuple[int, bool] | Non
         )
 
 
-_KEY, _HIDDEN, _LOCATED, _POSITION = 1, 2, 4, 8
+_KEY, _HIDDEN, _LOCATED = 1, 2, 4
 
 
 def _rows(file: "_File", source: InputContainer, stream: VideoStream) -> Iterator[tuple[int, int, int, int, int]]:
@@ -127,7 +128,6 @@ def _rows(file: "_File", source: InputContainer, stream: VideoStream) -> Iterato
         flags = _KEY * packet.is_keyframe | _HIDDEN * packet.is_discard
         offset = -1
         if packet.pos is not None and packet.pos >= 0:
-            flags |= _POSITION
             offset = packet.pos
             place = file.find(bytes(packet), offset)
             if place is not None:

@@ -93,7 +93,7 @@ def parse(moov: memoryview, size_bytes: int) -> VideoIndex:
     keys = keys[solid]
     order = np.argsort(pts, kind="stable")
     shown, shown_pts = _edited(track, order, pts[order])
-    _, codec, width, height, extradata = _description(track)
+    codec, width, height, extradata = _description(track)
     rotation, mirrored = track.orientation
     return build(
         codec=codec,
@@ -340,8 +340,8 @@ def _orientation(matrix: npt.NDArray[np.int64]) -> tuple[int, bool]:
     return _ORIENTATIONS.get((a, b, c, d), (0, False))
 
 
-def _description(track: _Track) -> tuple[bytes, str, int, int, bytes | None]:
-    """(fourcc, codec, width, height, extradata) of the first sample description."""
+def _description(track: _Track) -> tuple[str, int, int, bytes | None]:
+    """(codec, width, height, extradata) of the first sample description."""
     entries = _boxes(_need(track.stbl, b"stsd")[8:])
     fourcc, entry = next(entries, (b"", memoryview(b"")))
     if fourcc in (b"encv", b"drmi"):
@@ -352,12 +352,12 @@ def _description(track: _Track) -> tuple[bytes, str, int, int, bytes | None]:
     extensions = entry[78:]
     if fourcc == b"mp4v":
         codec, extradata = _elementary(_need(extensions, b"esds"))
-        return fourcc, codec, width, height, extradata
+        return codec, width, height, extradata
     if fourcc not in _CODECS:
         raise ValueError(f"its codec {fourcc.decode('latin-1')!r} is not supported")
     found = (content for kind, content in _boxes(extensions) if kind in _CONFIGURATIONS)
     configuration = next(found, None)
-    return fourcc, _CODECS[fourcc], width, height, None if configuration is None else bytes(configuration)
+    return _CODECS[fourcc], width, height, None if configuration is None else bytes(configuration)
 
 
 def _elementary(esds: memoryview) -> tuple[str, bytes | None]:

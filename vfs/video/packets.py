@@ -60,6 +60,17 @@ class Layout:
         types = [kind >> 1 for kind in kinds if kind >> 1 < 32]
         return bool(types) and all(kind < 15 and kind % 2 == 0 for kind in types)  # H.265, table 7-1: *_N
 
+    def is_absurd(self, packet: memoryview) -> bool:
+        """Whether the decoder would take these bytes for what no encoder writes, and show a wrong picture for it.
+
+        A VP9 frame may say "show that reference again" (show_existing_frame) and then ends after 2 bytes; damage that
+        says so has more behind it. A packet of several frames ends with an index (VP9 bitstream, annex B and 6.2).
+        """
+        if self.codec != "vp9" or len(packet) <= 16 or packet[-1] & 0xE0 == 0xC0:
+            return False
+        profile_3 = packet[0] & 0x30 == 0x30  # has a reserved bit more
+        return bool(packet[0] & (0x04 if profile_3 else 0x08))
+
 
 class PacketReader:
     """Reads packets in decoding order, some ahead."""

@@ -1,0 +1,136 @@
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vfs.errors import NotFound
+from vfs.frames import FrameRule, Variant, parse_variant
+
+ASSEMBLY = FrameRule(fps=Fraction(30), first=1, name="{view}_{number:010d}.jpg")
+PLAIN = FrameRule(fps=None, first=1, name="{number:06d}.jpg")
+
+
+def index(times: list[int], time_base: Fraction, fps: Fraction, last: int) -> Any:
+    """As much of a VideoIndex as numbering needs; `last` is how long the last frame stays, in ticks."""
+    pts = np.array(times, dtype=np.int64)
+
+    def frame_at(seconds: Fraction) -> int:
+        ticks = seconds / time_base
+        return max(0, int(np.searchsorted(pts, ticks.numerator // ticks.denominator, side="right")) - 1)
+
+    return SimpleNamespace(
+        pts=pts,
+        time_base=time_base,
+        fps=fps,
+        frame_count=len(pts),
+        duration_ticks=times[-1] + last,
+        frame_at=frame_at,
+    )
+
+
+def constant(frames: int, fps: int, timescale: int) -> Any:
+    step = timescale // fps
+    return index([n * step for n in range(frames)], Fraction(1, timescale), Fraction(fps), step)
+
+
+def milliseconds(frames: int, fps: int) -> Any:
+    """As Matroska stores times: rounded to a thousandth."""
+    times = [round(n * 1000 / fps) for n in range(frames)]
+    return index(times, Fraction(1, 1000), Fraction(fps), round(1000 / fps))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 179, 180, 181])
+@pytest.mark.parametrize("make", [lambda n: constant(n, 60, 15360), lambda n: milliseconds(n, 60)])
+def test_at_30_of_60_a_second_file_k_is_source_frame_2_k_minus_1(frames: int, make: Any) -> None:
+    video = make(frames)
+    files = ASSEMBLY.count(video)
+    assert files == (frames + 1) // 2
+    assert [ASSEMBLY.source_frame(video, k) for k in range(1, files + 1)] == list(range(0, frames, 2))
+
+
+@pytest.mark.parametrize("make", [lambda n: constant(n, 30, 30), lambda n: milliseconds(n, 30)])
+def test_at_the_videos_own_rate_every_frame_comes_once(make: Any) -> None:
+    video = make(100)
+    assert ASSEMBLY.count(video) == 100
+    assert [ASSEMBLY.source_frame(video, k) for k in range(1, 101)] == list(range(100))
+
+
+def test_above_the_videos_rate_frames_repeat_as_they_stay_on_the_screen() -> None:
+    video = constant(5, 15, 15)
+    assert [ASSEMBLY.source_frame(video, k) for k in range(1, ASSEMBLY.count(video) + 1)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+        4,
+        4,
+    ]
+
+
+def test_of_uneven_frames_the_one_on_the_screen_is_given() -> None:
+    video = index([0, 100, 1000, 1100], Fraction(1, 1000), Fraction(4), 900)
+    rule = FrameRule(fps=Fraction(2), first=0, name="{number}.jpg")
+    assert [rule.source_frame(video, n) for n in range(rule.count(video))] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("number", [0, -1, 91, 10**9])
+def test_a_number_outside_the_video_is_not_there(number: int) -> None:
+    with pytest.raises(NotFound, match="1 to 90"):
+        ASSEMBLY.source_frame(constant(180, 60, 60), number)
+
+
+@pytest.mark.parametrize(
+    ("rule", "view", "name", "number"),
+    [
+        (ASSEMBLY, "e4", "e4_0000000081.jpg", 81),
+        (ASSEMBLY, "HMC_84358933_mono10bit", "HMC_84358933_mono10bit_0000000081.jpg", 81),
+        (ASSEMBLY, "e4", "e4_81.jpg", None),
+        (ASSEMBLY, "e4", "e3_0000000081.jpg", None),
+        (ASSEMBLY, "e4", "e4_0000000081.png", None),
+        (ASSEMBLY, "e4", "e4_00000000081.jpg", None),
+        (PLAIN, "clip7", "000081.jpg", 81),
+        (PLAIN, "clip7", "1234567.jpg", 1234567),
+        (PLAIN, "clip7", "81.jpg", None),
+        (PLAIN, "clip7", "x.jpg", None),
+        (PLAIN, "clip7", "-00081.jpg", None),
+        (PLAIN, "clip7", "٠٠٠٠٨١.jpg", None),
+    ],
+)
+def test_only_the_exact_file_name_means_a_frame(rule: FrameRule, view: str, name: str, number: int | None) -> None:
+    assert rule.number(view, name) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("frames", Variant()),
+        ("frames@fps=0", Variant(every_frame=True)),
+        ("frames@fps=native", Variant(every_frame=True)),
+        ("frames@fps=60", Variant(fps=Fraction(60))),
+        ("frames@fps=29.97", Variant(fps=Fraction(2997, 100))),
+    ],
+)
+def test_variants_are_read_from_the_name(name: str, variant: Variant) -> None:
+    assert parse_variant(name) == variant
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["frames@", "frames@fps=", "frames@fps=-1", "frames@fps=1/0", "frames@60", "frames@fps=٣", "frames@fps=24/5"],
+)
+def test_a_misspelt_variant_is_not_there_and_the_log_says_what_is(name: str, caplog) -> None:
+    with pytest.raises(NotFound):
+        parse_variant(name)
+    if name != "frames@":
+        assert "write frames@fps=N" in caplog.text
+
+
+def test_every_frame_of_a_variant_keeps_first_and_name() -> None:
+    rule = Variant(every_frame=True).apply(ASSEMBLY)
+    assert (rule.fps, rule.first, rule.name) == (None, 1, ASSEMBLY.name)
