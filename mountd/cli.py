@@ -73,26 +73,24 @@ def main() -> None:
 
 
 @main.command("mount", cls=_MountCommand, epilog=_EPILOG)
-@click.argument("source")
+@click.argument("what", metavar="SOURCE")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("-o", "texts", multiple=True, metavar="NAME=VALUE,…", help="Mount options, as mount(8) takes them.")
 @click.option("-f", "foreground", is_flag=True, help="Stay in the foreground and log to the terminal.")
 @click.option("-v", "verbose", is_flag=True, help="Say what is done.")
-def _mount(source: str, directory: Path, texts: tuple[str, ...], foreground: bool, verbose: bool, **flags: Any) -> None:
+def _mount(what: str, directory: Path, texts: tuple[str, ...], foreground: bool, verbose: bool, **flags: Any) -> None:
     """Mounts SOURCE (a dataset, a URL, a folder or a .toml file) on DIRECTORY; returns when the tree answers."""
     options = [option for text in texts for option in config.parse_o(text)]
     options += [(name, value) for name, value in flags.items() if value is not None]
-    run(source, directory, options, foreground=foreground)
+    run(what, directory, options, foreground=foreground)
     if verbose:
-        click.echo(f"{source} is mounted on {directory}")
+        click.echo(f"{what} is mounted on {directory}")
 
 
 def run(source: str, directory: Path, options: list[tuple[str, str | bool]], *, foreground: bool) -> None:
     """Mounts, for this command and for the mount helper. Raises EgofsError."""
     checked = config.load(source, options)
-    mountpoint = directory.expanduser().absolute()
-    if mountpoint.is_symlink():
-        mountpoint = mountpoint.resolve()
+    mountpoint = mounts.real(directory)
     if foreground:
         daemon.run_in_foreground(checked, mountpoint, _say)
     else:
@@ -104,7 +102,7 @@ def run(source: str, directory: Path, options: list[tuple[str, str | bool]], *, 
 @click.option("-l", "--lazy", is_flag=True, help="Take it away even while something uses it.")
 def _umount(directory: Path, lazy: bool) -> None:
     """Ends the mount on DIRECTORY and its daemon."""
-    mounts.unmount(directory.expanduser().absolute(), lazy)
+    mounts.unmount(mounts.real(directory), lazy)
 
 
 @main.command("status")

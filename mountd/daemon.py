@@ -18,8 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vfs.sources.retry import RetryingSource
-
 from mountd import mounts
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config
@@ -28,6 +26,7 @@ from vfs.cache import ChunkCache
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
 from vfs.ops import Operations
+from vfs.sources.retry import RetryingSource
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +266,10 @@ def _log_to_file(config: Config, mountpoint: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
     except OSError as failure:
-        raise OptionError(f"{file}: {failure.strerror}: choose another place with -o cache_dir=…") from failure
+        # Without a handler of ours, logging would write to the terminal what the pipe tells it already.
+        logging.getLogger().addHandler(logging.NullHandler())
+        place = config.cache.cache_dir
+        raise OptionError(f"cache_dir {place}: {failure.strerror}: choose another with -o cache_dir=…") from failure
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # One line a request is for debugging these libraries, not for people's logs.

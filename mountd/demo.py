@@ -23,7 +23,7 @@ _PICTURE = "egofs-demo.jpg"
 def main() -> None:
     """Runs the demo on the directory given, else on ~/egofs-demo. Exits with the status of what failed."""
     home = os.environ.get("HOME") or os.getcwd()
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else Path(home) / "egofs-demo").absolute()
+    directory = mounts.real(Path(sys.argv[1] if len(sys.argv) > 1 else Path(home) / "egofs-demo"))
     egofs = shutil.which("egofs", path=str(Path(sys.executable).parent)) or "egofs"
     if _is_demo(directory):
         _print(f"The demo is still mounted on {directory}.\n")

@@ -39,7 +39,7 @@ def _mount(argv: list[str]) -> None:
     source, directory = words[0], Path(words[1])
     if ("remount", True) in options:
         # A mount is read-only whatever is asked, and its other options are read at mount only.
-        if not any(mount.mountpoint == directory.absolute() for mount in mounts.egofs_mounts()):
+        if not any(mount.mountpoint == mounts.real(directory) for mount in mounts.egofs_mounts()):
             raise mounts.MountRefused(f"{directory}: nothing to remount here")
         raise mounts.MountRefused(f"{directory}: egofs cannot remount: umount it and mount it again")
     if ("-f", "") in flags:

@@ -36,6 +36,11 @@ class Mount:
     fstype: str
 
 
+def real(directory: Path) -> Path:
+    """The path under which the kernel knows a mount point, even one whose daemon is dead."""
+    return Path(os.path.realpath(directory.expanduser()))
+
+
 def mounts() -> list[Mount]:
     """All mounts of this namespace, in the order they were made (proc(5), /proc/pid/mountinfo)."""
     found = []

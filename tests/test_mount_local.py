@@ -215,6 +215,7 @@ def test_a_killed_daemons_mount_is_cleared_by_the_next(folder: Path, tmp_path: P
     assert wait_for_end(pid, 10)
     with contextlib.suppress(OSError):  # ENOTCONN or ECONNABORTED: the descriptor is closed all the same
         os.close(descriptor)
+    time.sleep(1.1)  # until the kernel no longer answers lstat by itself
     assert mounts.state(directory) == "dead"
     assert f"{directory}  {folder}  dead" in egofs("status").stdout
     # The next mount replaces it and does not stand on top of it.

@@ -5,8 +5,8 @@ demo dataset at mount time; must not know how a video is drawn or encoded (vfs.v
 Forms of names and of files: the dataset's download scripts, annotation READMEs and annotation files. Recordings,
 toys' parts and actions are made up: no byte of the dataset is in here.
 
-Any thread of any process may call `ensure`; it blocks for some ten seconds the first time (measured: 22 s
-of CPU, 12 s on two idle cores, 13 MB).
+Any thread of any process may call `ensure`; the first time it blocks while it takes 22 s of CPU
+(measured: 12 s on two cores, 20 s where others use them too) and 13 MB of disk.
 """
 
 import fcntl
