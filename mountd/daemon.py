@@ -26,7 +26,7 @@ from vfs.cache import ChunkCache
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
 from vfs.ops import Operations
-from vfs.sources.retry import RetryingSource
+from vfs.sources.retry import TOTAL_S, RetryingSource
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ USAGE, SYSTEM, BUG, INTERRUPTED, FAILED = 1, 2, 4, 8, 32
 _LOCAL_LISTING_AGE_S = 1.0
 # Preparing may take long once (the demo is made); each note of the daemon starts this anew.
 _PREPARATION_S = 600.0
+# A person waits for the mount: a store that is away, or a wrong endpoint, is told sooner than a reader would be.
+_PATIENCE_AT_MOUNT_S = 10.0
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
@@ -94,7 +96,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     dataset_module, options = config.dataset, config.dataset_options
     url = config.url or dataset_module.default_source(options, cache_dir)
     module, source_options = config.source_module(url)
-    source = RetryingSource(module.open_source(url, source_options))
+    source = RetryingSource(module.open_source(url, source_options), total_s=_PATIENCE_AT_MOUNT_S)
     dataset = dataset_module.open_dataset(source, options)
     dataset.check()
     remote = source.remote if config.cache.cache == "auto" else config.cache.cache == "on"
@@ -112,9 +114,11 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     )
     try:
         started = time.time()
+        root = mounted.root
+        source.total_s = TOTAL_S
         about = AboutDirectory(lambda: _status(config, mountpoint, mounted, source, operations, started), errors)
         operations = Operations(
-            RootWithAbout(mounted.root, about),
+            RootWithAbout(root, about),
             uid=config.mount.uid,
             gid=config.mount.gid,
             umask=config.mount.umask,

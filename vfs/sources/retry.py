@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 # Waiting out a failure must end before the programs above give up (pools and watchdogs use minutes), and after the
 # usual failures have: a throttled prefix or a server that restarts is back within tens of seconds.
-_TOTAL_S = 60.0
+TOTAL_S = 60.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 # A Retry-After of an hour is not waited for, and one of half a minute leaves time for a try after it.
@@ -59,7 +59,7 @@ class RetryingSource:
         self,
         inner: Source,
         *,
-        total_s: float = _TOTAL_S,
+        total_s: float = TOTAL_S,
         first_wait_s: float = _FIRST_WAIT_S,
         longest_wait_s: float = _LONGEST_WAIT_S,
         longest_retry_after_s: float = _LONGEST_RETRY_AFTER_S,
@@ -71,7 +71,8 @@ class RetryingSource:
         self.remote = inner.remote
         self.counters = Counters()
         self._lock = threading.Lock()
-        self._total_s = total_s
+        self.total_s = total_s
+        """After this no further try begins; may be changed at any time."""
         self._first_wait_s = first_wait_s
         self._longest_wait_s = longest_wait_s
         self._longest_retry_after_s = longest_retry_after_s
@@ -115,7 +116,7 @@ class RetryingSource:
         def stop(state: tenacity.RetryCallState) -> bool:
             nonlocal corrupt
             corrupt += isinstance(_failure(state), CorruptData)
-            return corrupt >= _CORRUPT_TRIES or self._clock() - began + state.upcoming_sleep > self._total_s
+            return corrupt >= _CORRUPT_TRIES or self._clock() - began + state.upcoming_sleep > self.total_s
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             self._count(retries=1)
