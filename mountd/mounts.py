@@ -76,6 +76,10 @@ def state(mountpoint: Path) -> Literal["live", "dead", "hung"]:
 
 def prepare(mountpoint: Path, nonempty: bool) -> None:
     """Sees that something can be mounted here, and clears what a dead daemon left. Raises OptionError, MountRefused."""
+    if not os.path.exists("/dev/fuse"):
+        raise MountRefused(
+            "there is no /dev/fuse: load the module (modprobe fuse), or start the container with --device /dev/fuse"
+        )
     top = next((mount for mount in reversed(mounts()) if mount.mountpoint == mountpoint), None)
     if top is not None and top.fstype == FSTYPE:
         if state(mountpoint) == "live":

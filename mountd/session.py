@@ -126,9 +126,7 @@ def _escaped(name: str) -> str:
 
 
 def _why(allow_other: bool) -> str:
-    if not os.path.exists("/dev/fuse"):
-        return "there is no /dev/fuse: load the module (modprobe fuse), or start the container with --device /dev/fuse"
     if os.getuid() != 0:
         hint = " and see that /etc/fuse.conf has user_allow_other" if allow_other else ""
         return f"install fuse3 (it brings fusermount3), own the mount point{hint}"
-    return "see the line above; is this a container without CAP_SYS_ADMIN?"
+    return "is this a container without CAP_SYS_ADMIN? dmesg or the log may say more"

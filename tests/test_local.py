@@ -22,8 +22,9 @@ def root(tmp_path: Path) -> Path:
     (root / "dir/sub").mkdir(parents=True)
     (root / "file").write_bytes(b"inside")
     (root / "dir/sub/deep").write_bytes(b"deep")
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret/key").write_bytes(b"outside")
+    for outside in ("secret", "root-two"):
+        (tmp_path / outside).mkdir()
+        (tmp_path / outside / "key").write_bytes(b"outside")
     return root
 
 
@@ -73,7 +74,9 @@ def test_a_chain_of_links_keeps_its_links(root: Path, source: LocalSource) -> No
     assert source.stat("latest/sub/deep").size_bytes == 4
 
 
-@pytest.mark.parametrize("written", ["../secret/key", "../secret", "{root}/../secret/key", "/etc/passwd", "..", "/"])
+@pytest.mark.parametrize(
+    "written", ["../root-two/key", "../secret/key", "../secret", "{root}/../secret/key", "/etc/passwd", "..", "/"]
+)
 def test_a_link_that_leads_outside_is_not_there_and_said_once(
     root: Path, source: LocalSource, written: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,17 +4,20 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 
 from mountd import mounts
-from tests.clips import make_clip
+from tests.clips import make_clip, with_edit
 from tests.mounting import EGOFS, egofs, is_mounted, mounted, wait_for_end
 from vfs.video import stamp
 
@@ -114,12 +117,36 @@ def test_a_broken_video_reads_byte_for_byte_and_its_neighbours_frames_work(folde
             with pytest.raises(OSError, match="Input/output error"):
                 os.listdir(mount / "frames" / name)
         assert len(os.listdir(mount / "frames/good")) == 20
-        import simplejpeg
-
         for n in (1, 7, 20):
             picture = (mount / f"frames/good/{n:06d}.jpg").read_bytes()
             assert stamp.read(simplejpeg.decode_jpeg(picture)) == n - 1
         assert "noise" in (mount / ".egofs/errors.log").read_text()
+
+
+def test_every_codec_and_structure_gives_every_frame_through_the_mount(folder: Path, tmp_path: Path) -> None:
+    make_clip(folder / "bframes.mp4", frames=30, bframes=3, open_gop=True)
+    make_clip(folder / "mono10.mp4", codec="libx265", pix_fmt="gray10le", frames=30)
+    make_clip(folder / "vp9.webm", codec="libvpx-vp9", frames=30)
+    make_clip(folder / "av1.mp4", codec="libsvtav1", frames=30)
+    make_clip(folder / "mpeg4.avi", codec="mpeg4", frames=30, bframes=0)
+    make_clip(folder / "late.ts", frames=30, bframes=0)
+    make_clip(folder / "uneven.mkv", frames=30, ticks=[n * 40 + (n % 3) * 7 for n in range(30)])
+    # 1024 ticks of 1/15360 s before the first frame, 512 a frame; the edit's duration is in thousandths.
+    whole = (folder / "bframes.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(with_edit(whole, media_time=1024 + 10 * 512, duration=round(12 * 1000 / 30)))
+    dice = random.Random(4)
+    with mounted(folder, tmp_path / "m", cache=tmp_path / "c") as mount:
+        views = sorted(os.listdir(mount / "frames"))
+        assert len(views) == 8
+        for view in views:
+            first, count = (10, 12) if view == "cut" else (0, 30)
+            names = sorted(os.listdir(mount / "frames" / view))
+            assert names == [f"{n:06d}.jpg" for n in range(1, count + 1)]
+            dice.shuffle(names)
+            for name in names:
+                picture = (mount / "frames" / view / name).read_bytes()
+                number = stamp.read(simplejpeg.decode_jpeg(picture, colorspace="GRAY")[..., 0])
+                assert number == int(name[:6]) - 1 + first, f"{view}/{name}"
 
 
 def test_two_videos_of_one_stem_are_both_shown(folder: Path, tmp_path: Path) -> None:
@@ -194,6 +221,18 @@ def test_bad_input_of_the_other_commands_is_one_line(tmp_path: Path) -> None:
         done = egofs(*arguments)
         assert done.returncode == 1
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="taking /dev/fuse away in a mount namespace needs root")
+@pytest.mark.parametrize("extra", [[], ["-f"]])
+def test_without_fuse_it_is_one_line(folder: Path, tmp_path: Path, extra: list[str]) -> None:
+    (tmp_path / "m").mkdir()
+    script = 'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9 && exec "$@"'
+    command = [*EGOFS, "mount", folder, tmp_path / "m", *extra, "-o", f"cache_dir={tmp_path / 'c'}"]
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *command], capture_output=True, text=True)
+    assert done.returncode == 32, done.stderr
+    assert done.stderr.startswith("egofs: there is no /dev/fuse")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_second_mount_on_a_live_one_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -277,6 +316,34 @@ def test_a_toml_file_says_what_to_mount(folder: Path, tmp_path: Path, demo_root:
             "e4.mp4",
             "v3.mp4",
         ]
+
+
+def test_a_local_source_is_cached_when_asked_for(folder: Path, tmp_path: Path) -> None:
+    for mode, chunks in (("auto", 0), ("on", 5)):
+        with mounted(folder, tmp_path / "m", f"cache={mode}", cache=tmp_path / mode) as mount:
+            assert (mount / "sub/big.bin").read_bytes() == (folder / "sub/big.bin").read_bytes()
+        assert len(list((tmp_path / mode).rglob("*.val"))) == chunks
+
+
+def test_the_demo_runs_as_a_newcomer_runs_it_and_again(tmp_path: Path, demo_cache: Path) -> None:
+    (tmp_path / "home/.cache").mkdir(parents=True)
+    (tmp_path / "home/.cache/egofs").symlink_to(demo_cache)
+    env = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+    directory = tmp_path / "home/egofs-demo"
+    try:
+        for said in ("bytes of videos and annotations were read", "Nothing was read for that"):
+            command = [sys.executable, "-m", "mountd.demo"]
+            done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert said in done.stdout
+            assert "e4.mp4@" in done.stdout
+            assert f"umount {directory}" in done.stdout
+            # Half-open segment [a, b): its last frame b - 1 at 30 fps is source frame 2(b - 1).
+            after = stamp.read(cv2.imread(str(tmp_path / "egofs-demo.jpg"))) // 2 + 1
+            assert re.search(rf"frames \d+ to {after}\.", done.stdout)
+        assert is_mounted(directory)
+    finally:
+        assert egofs("umount", directory).returncode == 0
 
 
 def test_flags_and_o_mean_the_same(tmp_path: Path, demo_root: Path) -> None:

@@ -356,7 +356,6 @@ def _require_range(answer: Mapping[str, Any], what: str, obj: ObjectInfo, start:
     etag = str(answer.get("ETag", "")).strip('"')
     if obj.version and etag not in ("", obj.version):
         raise Changed(f"{what}: the object has been replaced: open it again")
-    told = answer.get("ContentLength", length)
     if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
         try:
             came = parse_content_range(answer.get("ContentRange", ""))
@@ -366,8 +365,6 @@ def _require_range(answer: Mapping[str, Any], what: str, obj: ObjectInfo, start:
             raise CorruptData(f"{what}: bytes of another range came: {answer['ContentRange']}")
     elif (start, length) != (0, obj.size_bytes):
         raise CorruptData(f"{what}: the whole object came instead of a range; does the endpoint serve ranges?")
-    if told != length:
-        raise CorruptData(f"{what}: {told} bytes are announced")
 
 
 def _drain(body: urllib3.HTTPResponse, what: str, length: int, deadline: float) -> bytes:
