@@ -159,6 +159,20 @@ def test_two_videos_of_one_stem_are_both_shown(folder: Path, tmp_path: Path) -> 
         assert not (mount / "frames/a").exists()
 
 
+def test_links_to_videos_elsewhere_have_frames_and_links_to_nowhere_do_not_hide_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    make_clip(folder / "sub/there.mp4", frames=3)
+    (folder / "here.mp4").symlink_to("sub/there.mp4")
+    (folder / "folder.mp4").symlink_to("sub")
+    (folder / "again.mp4").symlink_to("here.mp4")
+    with mounted(folder, tmp_path / "m", cache=tmp_path / "c") as mount:
+        assert sorted(os.listdir(mount / "frames")) == ["again", "here"]
+        pictures = {(mount / view / "000002.jpg").read_bytes() for view in ("frames/again", "sub/frames/there")}
+        assert len(pictures) == 1
+        assert not (mount / "frames/folder").exists()
+
+
 def test_a_real_frames_directory_wins(folder: Path, tmp_path: Path) -> None:
     make_clip(folder / "a.mp4", frames=3)
     (folder / "frames").mkdir()

@@ -26,6 +26,9 @@ class EgofsError(Exception):
     """What went wrong, in one line that a person can act on."""
 
     retryable = False
+    """Whether the same request may succeed when it is sent again."""
+    retry_after_s: float = 0.0
+    """How long the store asked to be left alone; 0 where it did not say."""
 
 
 class OptionError(EgofsError):

@@ -14,6 +14,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -193,9 +194,10 @@ class FramesDirectory(Directory):
         return self._view(name)
 
     def children(self) -> Iterator[tuple[str, Node]]:
-        """All views; no video is opened for it."""
+        """All views but those that are links to nowhere; no video is opened for it."""
         for view in self._views():
-            yield view, self._view(view)
+            with suppress(NotFound):
+                yield view, self._view(view)
 
     def negative_valid_s(self) -> float:
         """The folder's listing says which views there are."""

@@ -6,6 +6,7 @@ nothing of datasets. Any thread may call; whatever needs a listing blocks until 
 A name that the source really has always wins: `frames` is only there where nothing else is called so.
 """
 
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from vfs.objectfile import ObjectFile
 from vfs.sources import ObjectInfo, Source
 
 _PREFIX = "user.egofs."
+_MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
 _FILE_FACTS = ("source", "version", "cached_bytes")
 _VIDEO_FACTS = ("frames", "fps", "codec", "width", "height")
 
@@ -54,6 +56,18 @@ class MountedDataset:
     def object_file(self, obj: ObjectInfo) -> ObjectFile:
         """An object's bytes."""
         return ObjectFile(self.source, self.cache, obj)
+
+    def object_of(self, folder: str, entry: Entry) -> ObjectInfo:
+        """The object of an entry of a folder, which may be a link. Raises NotFound where it leads to no file."""
+        for _ in range(_MOST_LINKS):
+            if entry.object is not None:
+                return entry.object
+            path = posixpath.normpath(posixpath.join(folder, entry.target))
+            if entry.kind is not Kind.LINK or path.startswith(("/", "..")):
+                break
+            folder, name = posixpath.split(path)
+            entry = self.catalog.lookup(folder, name)
+        raise NotFound(f"{folder}/{entry.name}: leads to no file of the dataset")
 
     def video(self, folder: str, view: str, obj: ObjectInfo, valid_s: float) -> frames.Video:
         """An object as a video that `folder` shows as `view`."""
@@ -125,7 +139,7 @@ class FolderNode(Directory):
         return (name.stem if stems[name.stem] == 1 else name.name for name in names)
 
     def _video(self, view: str) -> frames.Video:
-        """The video behind a view, through a link if it is one to a file beside it. Raises NotFound."""
+        """The video behind a view, which may be a link to a file. Raises NotFound."""
         catalog = self._mounted.catalog
         known = catalog.folder(self._path)
         candidates = catalog.videos_of_stem(self._path, view)
@@ -135,12 +149,8 @@ class FolderNode(Directory):
             candidates = [entry for entry in several if entry.name == view and len(several) > 1]
         if len(candidates) != 1:
             raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
-        entry = candidates[0]
-        if entry.kind is Kind.LINK:
-            entry = catalog.entry_in(known, self._path, entry.target)
-        if entry.object is None:
-            raise NotFound(f"{view}: {candidates[0].name} leads to no file beside it")
-        return self._mounted.video(self._path, view, entry.object, catalog.valid_s(known))
+        obj = self._mounted.object_of(self._path, candidates[0])
+        return self._mounted.video(self._path, view, obj, catalog.valid_s(known))
 
 
 class LinkNode(Link):

@@ -10,6 +10,7 @@ Any thread of any process may call `ensure`; the first time it blocks while it t
 """
 
 import fcntl
+import logging
 import os
 import shutil
 import zlib
@@ -25,6 +26,8 @@ import numpy.typing as npt
 
 from vfs.errors import SourceError
 from vfs.video import sample
+
+_log = logging.getLogger(__name__)
 
 VERSION = 1
 """Goes up with every change of what the tree holds, so that a tree of an older version is not taken for this one."""
@@ -212,6 +215,7 @@ def _only_builder(folder: Path) -> Iterator[None]:
 
 def _build_in_place(root: Path) -> None:
     """Builds beside the root, then renames. Only the lock's holder builds, so a partial tree it finds is dead."""
+    _log.info("making the demo's tree in %s: 13 MB, some 15 seconds, once", root.parent)
     partial = root.with_name(f".{root.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)

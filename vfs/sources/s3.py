@@ -220,7 +220,8 @@ class S3Source:
 
 
 class _Access:
-    """The client of a bucket, and how a better one is had. `_lock` is over all that it keeps."""
+    """The client of a bucket, and how a better one is had. `_lock` is over all that it keeps; nothing is sent
+    under it."""
 
     def __init__(self, bucket: str, options: Options) -> None:
         self._bucket = bucket
@@ -241,10 +242,10 @@ class _Access:
 
     def better_than(self, refused: Any, failure: botocore.exceptions.ClientError) -> Any | None:
         """Another client than the one that was refused; None where neither its region nor its keys were at fault."""
+        region = self._told_region(refused, failure)
         with self._lock:
             if self._client is not refused:  # another thread has been here
                 return self._client
-            region = self._told_region(failure)
             if region and region != refused.meta.region_name:
                 self._region = region
             elif self._options.anonymous or self._current_keys() == self._keys:
@@ -292,12 +293,12 @@ class _Access:
     def _current_keys(self) -> tuple[str, ...]:
         return _keys_of(_session(self._options))[0]
 
-    def _told_region(self, failure: botocore.exceptions.ClientError) -> str:
+    def _told_region(self, client: Any, failure: botocore.exceptions.ClientError) -> str:
         """The bucket's region from the headers of a refusal, else, once, of HEAD on the bucket; "" if neither tells."""
         region = _region_in(failure.response)
         if not region and not self._region_is_known:
             try:
-                region = _region_in(self._client.head_bucket(Bucket=self._bucket))
+                region = _region_in(client.head_bucket(Bucket=self._bucket))
             except botocore.exceptions.ClientError as refusal:
                 region = _region_in(refusal.response)
         self._region_is_known = True
@@ -477,5 +478,5 @@ def _translated_answer(failure: botocore.exceptions.ClientError, what: str, buck
     ours = kind(f"{what}: {said}")
     retry_after = str(metadata.get("HTTPHeaders", {}).get("retry-after", ""))
     if retry_after.isdecimal():
-        vars(ours)["retry_after_s"] = float(retry_after)  # read by whoever retries
+        ours.retry_after_s = float(retry_after)
     return ours
