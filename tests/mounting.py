@@ -17,14 +17,15 @@ EGOFS = [sys.executable, "-m", "mountd"]
 def egofs(
     *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command line to its end."""
+    """Runs the command line to its end; without whatever credentials this machine has."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return subprocess.run(
         [*EGOFS, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=timeout,
         check=False,
-        env={**os.environ, **(env or {})},
+        env={**own, **(env or {})},
     )
 
 

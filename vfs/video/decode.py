@@ -27,7 +27,7 @@ import numpy as np
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 
-from vfs.errors import UndecodableVideo
+from vfs.errors import Timeout, UndecodableVideo
 from vfs.video.packets import Layout, PacketReader
 from vfs.video.picture import Picture
 from vfs.video.table import MAX_PIXELS, ByteReader, VideoIndex
@@ -138,7 +138,8 @@ class Decoder:
                     run = self._idle.pop(0) if full else self._new_run()
                     run.restart(key)
                     break
-                self._changed.wait()
+                if not self._changed.wait(_WAIT_S):
+                    raise Timeout(f"{self._name}: another reader of this video has not come on for {_WAIT_S:.0f} s")
             self._busy.add(run)
             return run
 
