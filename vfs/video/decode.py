@@ -54,6 +54,9 @@ _WINDOW = 64
 _HELD_BACK = 1
 """Pictures that a decoder keeps beyond the file's reordering, at first: x264 always tells it to keep two."""
 
+_WAIT_S = 75.0
+"""For another thread's run: a read is given 60 s with all its retries; one that takes longer has lost its owner."""
+
 
 class Decoder:
     """Frames of one video, by display index."""
