@@ -110,9 +110,13 @@ def test_an_object_changed_under_an_open_file_is_stale_and_fresh_for_the_next_op
         file.write_bytes(b"b" * (3 << 20))
         with pytest.raises(OSError, match="Stale file handle"):
             os.pread(descriptor, 5, 3 << 20)
-        os.close(descriptor)
         assert (mount / "x").read_bytes() == b"b" * (3 << 20)
         assert (mount / "x").stat().st_size == 3 << 20
+        # The old handle goes on with its own version: what it has, or nothing, but no page of the new one.
+        assert os.pread(descriptor, 5, 0) == b"aaaaa"
+        with pytest.raises(OSError, match="Stale file handle"):
+            os.pread(descriptor, 5, 2 << 20)
+        os.close(descriptor)
 
 
 def test_expired_credentials_are_refused_and_new_ones_work_without_a_remount(tmp_path: Path) -> None:

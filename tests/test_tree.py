@@ -62,20 +62,20 @@ def test_a_hundred_thousand_names_have_as_many_numbers_above_the_root() -> None:
 def test_two_names_that_share_a_number_get_two(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = Tree(Folder())
     real = tree.number(ROOT, "b", Plain())
-    monkeypatch.setattr("vfs.tree._number", lambda parent, name, kind, salt: real if salt == 0 else real + salt)
+    monkeypatch.setattr("vfs.tree._number", lambda parent, name, node, salt: real if salt == 0 else real + salt)
     assert tree.enter(ROOT, "a", Plain()) != tree.enter(ROOT, "b", Plain())
 
 
-def test_pages_are_kept_while_the_version_is_the_same() -> None:
+def test_a_replaced_file_is_another_inode_and_the_old_one_stays_what_it_was() -> None:
     tree = Tree(Folder())
-    inode = tree.enter(ROOT, "a", Plain("v1"))
-    assert tree.is_same_version(inode)
-    assert tree.is_same_version(inode)
-    tree.enter(ROOT, "a", Plain("v2"))
-    assert not tree.is_same_version(inode)
-    assert tree.is_same_version(inode)
+    old = tree.enter(ROOT, "a", Plain("v1"))
+    new = tree.enter(ROOT, "a", Plain("v2"))
+    assert old != new
+    assert (tree.node(old).version, tree.node(new).version) == ("v1", "v2")
+    assert tree.enter(ROOT, "a", Plain("v1")) == old
 
 
-def test_a_node_without_a_version_is_never_kept() -> None:
+def test_a_place_is_told_by_parent_and_name() -> None:
     tree = Tree(Folder())
-    assert not tree.is_same_version(tree.enter(ROOT, "a", Plain("")))
+    folder = tree.enter(ROOT, "d", Folder())
+    assert tree.place(tree.enter(folder, "a", Plain())) == (folder, "a")

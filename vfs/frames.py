@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 
 NAME = "frames"
 _VARIANT = re.compile(r"frames@(.+)")
-# Indices (tens of bytes a frame) and decoders (a codec's reference pictures, about 20 MB at 1080p) that are kept.
-_KEPT_INDICES = 256
+# Indices that are kept: some ten hours of video at 60 frames a second, with 32 bytes a frame.
+_KEPT_INDEX_BYTES = 64 << 20
+_INDEX_BYTES_A_FRAME = 32
+# Decoders that are kept; each holds up to 64 MiB of decoded pictures and its codecs' reference pictures.
 _KEPT_DECODERS = 8
 
 
@@ -118,6 +120,7 @@ class VideoShelf:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._indices: OrderedDict[str, VideoIndex] = OrderedDict()
+        self._index_bytes = 0
         self._decoders: OrderedDict[str, Decoder] = OrderedDict()
         self._flights: Flights[str, VideoIndex] = Flights()
         self.frames_encoded = 0
@@ -138,9 +141,12 @@ class VideoShelf:
             self._flights.crash(video.identity, failure)
             raise
         with self._lock:
+            if video.identity not in self._indices:
+                self._index_bytes += index.frame_count * _INDEX_BYTES_A_FRAME
             self._indices[video.identity] = index
-            if len(self._indices) > _KEPT_INDICES:
-                self._indices.popitem(last=False)
+            while self._index_bytes > _KEPT_INDEX_BYTES and len(self._indices) > 1:
+                _, dropped = self._indices.popitem(last=False)
+                self._index_bytes -= dropped.frame_count * _INDEX_BYTES_A_FRAME
         self._flights.land(video.identity, index)
         return index
 

@@ -218,9 +218,9 @@ class Operations(pyfuse3.Operations):
         handle = self._handle()
         self._files[handle] = (Inode(inode), reader)
         self.counters.opens += 1
-        keep = self.tree.is_same_version(Inode(inode))
-        # A file that is made anew at each opening has no pages worth keeping, nor a size that they could follow.
-        return FileInfo(fh=handle, keep_cache=keep, direct_io=not node.version)
+        # An inode is one version, so its pages stay right. A file that is made anew at each opening has no version,
+        # and neither pages worth keeping nor a size that they could follow.
+        return FileInfo(fh=handle, keep_cache=bool(node.version), direct_io=not node.version)
 
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

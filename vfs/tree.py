@@ -1,9 +1,12 @@
 """Inodes and lookup counts: what the kernel holds, and which node stands behind it.
 
-An inode's number is made from its parent's number, its kind and its name, so that it stays the same for the life of
-the mount (and of the next one) without anything being remembered; a node is kept only while the kernel refers to its
-inode. Called by ops alone, from the event loop's one thread: nothing here blocks or locks. Finding a node, which may
-block, is `Directory.lookup` in any thread; `enter` then gives it its inode.
+An inode's number is made from its parent's number, its kind, its name and its version, so that it stays the same for
+the life of the mount (and of the next one) without anything being remembered. A file that was replaced is another
+inode: whoever has the old one open goes on with its pages, and never sees a page of the new one. A node is kept only
+while the kernel refers to its inode.
+
+Called by ops alone, from the event loop's one thread: nothing here blocks or locks. Finding a node, which may block,
+is `Directory.lookup` in any thread; `enter` then gives it its inode.
 """
 
 import hashlib
@@ -31,7 +34,6 @@ class _Held:
     parent: Inode
     name: str
     lookups: int
-    opened_version: str = ""
 
 
 class Tree:
@@ -59,7 +61,7 @@ class Tree:
         """The inode number of a node under its parent; counts nothing."""
         salt = 0
         while True:
-            inode = _number(parent, name, node.kind, salt)
+            inode = _number(parent, name, node, salt)
             held = self._held.get(inode)
             if held is None or (held.parent == parent and held.name == name):
                 return inode
@@ -87,15 +89,8 @@ class Tree:
         if held.lookups <= 0:
             del self._held[inode]
 
-    def is_same_version(self, inode: Inode) -> bool:
-        """Whether the kernel's pages of this inode are still right; remembers the version being opened."""
-        held = self._held[inode]
-        same = bool(held.node.version) and held.opened_version in ("", held.node.version)
-        held.opened_version = held.node.version
-        return same
 
-
-def _number(parent: Inode, name: str, kind: Kind, salt: int) -> Inode:
+def _number(parent: Inode, name: str, node: Node, salt: int) -> Inode:
     """63 bits of BLAKE2b; 0 and 1 are not given (0 means absent, 1 is the root)."""
-    text = parent.to_bytes(8) + _KIND_TAG[kind] + os.fsencode(name) + b"\0" * salt
-    return Inode(max(2, int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1))
+    parts = (parent.to_bytes(8), _KIND_TAG[node.kind], os.fsencode(name), b"\0", os.fsencode(node.version), bytes(salt))
+    return Inode(max(2, int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest()) >> 1))
