@@ -740,11 +740,9 @@ def test_threads_that_want_one_gop_together_decode_it_once(clip: Callable[[str],
     assert decoder.decoded_frames <= index.frame_count + 24  # one may be ahead, and begin in the next GOP
 
 
-def test_streams_through_one_video_do_not_disturb_each_other(
-    clip: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decode, "_KEPT_BYTES", 1)
-    _, _, decoder = opened(clip("h264-no-b.mp4"))
+def test_streams_through_one_video_do_not_disturb_each_other(clip: Callable[[str], bytes]) -> None:
+    reader, index, _ = opened(clip("h264-no-b.mp4"))
+    decoder = Decoder(reader, index, "clip", kept_bytes=1)
     for step in range(12):
         for first in (0, 12, 24, 36):
             decoder.frame(first + step)

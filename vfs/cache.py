@@ -15,7 +15,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 import diskcache
 import xxhash
+from cachetools import LRUCache
 
 from vfs.errors import CorruptData, EgofsError
 from vfs.extent import chunk_spans, clip
@@ -70,9 +70,7 @@ class ChunkCache:
         self.limit_bytes = limit_bytes
         self.counters = CacheCounters()
         self._lock = threading.Lock()
-        self._memory: OrderedDict[str, bytes] = OrderedDict()
-        self._memory_limit = memory_bytes
-        self._memory_used = 0
+        self._memory: LRUCache[str, bytes] = LRUCache(memory_bytes, len)
         self._flights: Flights[str, bytes] = Flights()
         self._failures = 0
         self._rest_until = 0.0
@@ -178,19 +176,13 @@ class ChunkCache:
 
     def _land(self, key: str, chunk: bytes) -> None:
         with self._lock:
-            if key not in self._memory:
-                self._memory_used += len(chunk)
             self._memory[key] = chunk
-            while self._memory_used > self._memory_limit and len(self._memory) > 1:
-                _, dropped = self._memory.popitem(last=False)
-                self._memory_used -= len(dropped)
         self._flights.land(key, chunk)
 
     def _from_memory(self, key: str) -> bytes | None:
         with self._lock:
             chunk = self._memory.get(key)
             if chunk is not None:
-                self._memory.move_to_end(key)
                 self.counters.memory_hits += 1
             return chunk
 

@@ -12,12 +12,13 @@ Any thread may call. Lock order: `VideoShelf._lock` is the only lock here; nothi
 import logging
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
+
+from cachetools import LRUCache
 
 from vfs.errors import NoSuchAttribute, NotFound
 from vfs.flight import Flights
@@ -32,10 +33,13 @@ log = logging.getLogger(__name__)
 NAME = "frames"
 _VARIANT = re.compile(r"frames@(.+)")
 # Indices that are kept: some ten hours of video at 60 frames a second, with 32 bytes a frame.
-_KEPT_INDEX_BYTES = 64 << 20
+_KEPT_INDICES_BYTES = 64 << 20
 _INDEX_BYTES_A_FRAME = 32
-# Decoders that are kept; each holds up to 64 MiB of decoded pictures and its codecs' reference pictures.
-_KEPT_DECODERS = 8
+# Decoders that are kept, by what they are reckoned to hold: the pictures they keep, and those of a codec's own (up to
+# 16, as a rule 12). That is 9 videos of 1080p or 30 of 448p at once, in as many streams; more begin each frame anew.
+_KEPT_DECODERS_BYTES = 512 << 20
+_PICTURES_A_DECODER_BYTES = 16 << 20
+_PICTURES_A_CODEC = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +123,8 @@ class VideoShelf:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._indices: OrderedDict[str, VideoIndex] = OrderedDict()
-        self._index_bytes = 0
-        self._decoders: OrderedDict[str, Decoder] = OrderedDict()
+        self._indices: LRUCache[str, VideoIndex] = LRUCache(_KEPT_INDICES_BYTES, _index_bytes)
+        self._decoders: LRUCache[str, Decoder] = LRUCache(_KEPT_DECODERS_BYTES, _decoder_bytes)
         self._flights: Flights[str, VideoIndex] = Flights()
         self.frames_encoded = 0
 
@@ -129,9 +132,8 @@ class VideoShelf:
         """The video's frame table, read once. Raises UndecodableVideo and what reading the video raises."""
         with self._lock:
             index = self._indices.get(video.identity)
-            if index is not None:
-                self._indices.move_to_end(video.identity)
-                return index
+        if index is not None:
+            return index
         flight, mine = self._flights.join(video.identity)
         if not mine:
             return self._flights.wait(flight, video.view)
@@ -141,12 +143,7 @@ class VideoShelf:
             self._flights.crash(video.identity, failure)
             raise
         with self._lock:
-            if video.identity not in self._indices:
-                self._index_bytes += index.frame_count * _INDEX_BYTES_A_FRAME
             self._indices[video.identity] = index
-            while self._index_bytes > _KEPT_INDEX_BYTES and len(self._indices) > 1:
-                _, dropped = self._indices.popitem(last=False)
-                self._index_bytes -= dropped.frame_count * _INDEX_BYTES_A_FRAME
         self._flights.land(video.identity, index)
         return index
 
@@ -169,12 +166,21 @@ class VideoShelf:
     def _decoder(self, video: Video) -> Decoder:
         index = self.index(video)
         with self._lock:
-            decoder = self._decoders.pop(video.identity, None) or Decoder(video.file, index, video.view)
-            self._decoders[video.identity] = decoder
-            # A decoder that falls off here may be in use; it is collected when its last user lets go of it.
-            if len(self._decoders) > _KEPT_DECODERS:
-                self._decoders.popitem(last=False)
+            decoder = self._decoders.get(video.identity)
+            if decoder is None:
+                # A decoder that falls off may be in use; it is collected when its last user lets go of it.
+                decoder = Decoder(video.file, index, video.view, kept_bytes=_PICTURES_A_DECODER_BYTES)
+                self._decoders[video.identity] = decoder
             return decoder
+
+
+def _index_bytes(index: VideoIndex) -> int:
+    return min(_KEPT_INDICES_BYTES, index.frame_count * _INDEX_BYTES_A_FRAME)
+
+
+def _decoder_bytes(decoder: Decoder) -> int:
+    codec = decoder.index.width * decoder.index.height * 3 // 2 * _PICTURES_A_CODEC
+    return min(_KEPT_DECODERS_BYTES, codec + _PICTURES_A_DECODER_BYTES)
 
 
 class FramesDirectory(Directory):

@@ -19,22 +19,22 @@ another's run is about to pass waits for that run instead of decoding the same G
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import av
 import numpy as np
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
+from cachetools import LRUCache
 
 from vfs.errors import Timeout, UndecodableVideo
 from vfs.video.packets import Layout, PacketReader
 from vfs.video.picture import Picture
 from vfs.video.table import MAX_PIXELS, ByteReader, VideoIndex
 
-__all__ = ["Decoder", "Picture"]
+__all__ = ["KEPT_BYTES", "Decoder", "Picture"]
 
-_KEPT_BYTES = 64 << 20
+KEPT_BYTES = 64 << 20
 """Decoded pictures kept: 125 of 796x448, 20 of 1080p. What comes out on the way to a frame is asked for next when
 frames are read backwards or by several threads."""
 
@@ -61,16 +61,18 @@ _WAIT_S = 75.0
 class Decoder:
     """Frames of one video, by display index."""
 
-    def __init__(self, reader: ByteReader, index: VideoIndex, name: str) -> None:
+    def __init__(self, reader: ByteReader, index: VideoIndex, name: str, kept_bytes: int = KEPT_BYTES) -> None:
+        """`kept_bytes` bounds the decoded pictures that are kept."""
         self._reader = reader
-        self._index = index
+        self.index = index
         self._name = name
         self._keys = frozenset(index.key_packets.tolist())
         self._layout = Layout.of(index)
         self._changed = threading.Condition()
         # Guarded by _changed:
-        self._kept: OrderedDict[int, Picture] = OrderedDict()  # by packet, least recently used first
-        self._kept_bytes = 0
+        self._kept: LRUCache[int, Picture] = LRUCache(  # by packet
+            kept_bytes, lambda picture: min(kept_bytes, picture.size_bytes)
+        )
         self._idle: list[_Run] = []  # least recently used first
         self._busy: set[_Run] = set()
         self._tried: set[int] = set()  # keyframes that decoding began at, or before which it began in vain
@@ -84,9 +86,9 @@ class Decoder:
 
         Raises UndecodableVideo where the frame cannot be had, IndexError where there is no such frame.
         """
-        if not 0 <= number < self._index.frame_count:
-            raise IndexError(f"{self._name} has frames 0 to {self._index.frame_count - 1}, not {number}")
-        packet = int(self._index.shown[number])
+        if not 0 <= number < self.index.frame_count:
+            raise IndexError(f"{self._name} has frames 0 to {self.index.frame_count - 1}, not {number}")
+        packet = int(self.index.shown[number])
         key = self._start_of(packet)
         run = self._take(packet, key)
         if isinstance(run, Picture):
@@ -94,7 +96,7 @@ class Decoder:
         try:
             picture = self._advance(run, packet)
             if picture is None and self._may_rescue(key):
-                earlier = self._index.keyframe_before(key - 1)
+                earlier = self.index.keyframe_before(key - 1)
                 run.restart(earlier)
                 picture = self._advance(run, packet)
                 if picture is not None:
@@ -117,7 +119,6 @@ class Decoder:
             self._closed = True
             idle, self._idle = self._idle, []
             self._kept.clear()
-            self._kept_bytes = 0
         for run in idle:
             run.close()
 
@@ -129,7 +130,6 @@ class Decoder:
                     raise UndecodableVideo(f"{self._name}: the video is closed")
                 picture = self._kept.get(packet)
                 if picture is not None:
-                    self._kept.move_to_end(packet)
                     return picture
                 near = [run for run in self._idle if run.can_reach(packet, key)]
                 if near:
@@ -147,7 +147,7 @@ class Decoder:
             return run
 
     def _start_of(self, packet: int) -> int:
-        key = self._index.keyframe_before(packet)
+        key = self.index.keyframe_before(packet)
         return self._earlier.get(key, key)
 
     def _may_rescue(self, key: int) -> bool:
@@ -171,14 +171,14 @@ class Decoder:
             surplus.close()
 
     def _new_run(self) -> "_Run":
-        return _Run(self._reader, self._index, self._keys, self._layout)
+        return _Run(self._reader, self.index, self._keys, self._layout)
 
     def _advance(self, run: "_Run", packet: int) -> Picture | None:
         """Runs until it is settled whether the packet gives a picture."""
         wanted = None
         try:
             for number, frame in run.until(packet):
-                index = self._index
+                index = self.index
                 picture = Picture(frame, index.width, index.height, index.rotation, index.mirrored)
                 wanted = picture if number == packet else wanted
                 self._keep(number, picture, run.start)
@@ -194,9 +194,6 @@ class Decoder:
             if self._closed or packet in self._kept:
                 return
             self._kept[packet] = picture
-            self._kept_bytes += picture.size_bytes
-            while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
-                self._kept_bytes -= self._kept.popitem(last=False)[1].size_bytes
 
 
 class _Run:
