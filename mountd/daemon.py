@@ -39,6 +39,7 @@ _LOCAL_LISTING_AGE_S = 1.0
 _PREPARATION_S = 600.0
 # A person waits for the mount: a store that is away, or a wrong endpoint, is told sooner than a reader would be.
 _PATIENCE_AT_MOUNT_S = 10.0
+_UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
@@ -80,6 +81,7 @@ def mount(config: Config, mountpoint: Path, note: Callable[[str], None]) -> int:
 def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], None]) -> None:
     """Mounts and serves in this process until unmounted, TERM or INT. Raises EgofsError."""
     mounts.prepare(mountpoint, config.mount.nonempty)
+    os.umask(_UMASK)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
 
     def ready() -> None:
@@ -191,7 +193,7 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
     try:
         os.setsid()
         os.chdir("/")
-        os.umask(0o077)
+        os.umask(_UMASK)
         if os.fork():
             os._exit(0)
         _log_to_file(config, mountpoint)

@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Mounts, calls `ready` once a round trip through the kernel has succeeded, and serves until unmounted.
 
-    TERM and INT unmount. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
+    TERM, INT and HUP unmount. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
     """
     options = {"ro", "default_permissions", "subtype=egofs", "fsname=" + _escaped(name)}
     if allow_other:
@@ -58,6 +58,8 @@ def serve(
     try:
         trio.run(_main, mountpoint, ready, timeout_s)
     finally:
+        # Python gives up its handlers before the process has ended: a signal then would kill it, status 0 or not.
+        signal.setitimer(signal.ITIMER_REAL, 0)
         # What was unmounted from outside is not unmounted again: another mount may stand there by now.
         pyfuse3.close(unmount=True)
 
@@ -91,8 +93,8 @@ async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -
 
 
 async def _stop_on_signal(scope: trio.CancelScope) -> None:
-    """Ends the session gently on TERM or INT, then by force."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """Ends the session on a signal, gently, then by force. HUP too: a terminal that closes leaves no dead mount."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             log.info("stopping on %s", signal.Signals(number).name)
             pyfuse3.terminate()

@@ -282,7 +282,7 @@ def test_a_killed_daemons_mount_is_cleared_by_the_next(folder: Path, tmp_path: P
     assert not is_mounted(directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_foreground_stops_on_a_signal_with_status_0_while_files_are_open(
     folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
