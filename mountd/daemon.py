@@ -10,6 +10,7 @@ import logging.handlers
 import os
 import re
 import select
+import signal
 import socket
 import sys
 import time
@@ -203,7 +204,9 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
 
         def ready() -> None:
             logging.getLogger("vfs.datasets").removeHandler(notes)
-            _tell(pipe, f"ok {os.getpid()}")
+            if not _tell(pipe, f"ok {os.getpid()}"):
+                # Who waited was interrupted or killed: they do not expect a mount any more.
+                signal.raise_signal(signal.SIGTERM)
             os.close(pipe)
             _notify_systemd("READY=1")
 
@@ -254,12 +257,13 @@ class _NoteHandler(logging.Handler):
         _tell(self._pipe, f"note {record.getMessage()}")
 
 
-def _tell(pipe: int, line: str) -> None:
+def _tell(pipe: int, line: str) -> bool:
+    """Whether there was still somebody to tell; the log has it in any case."""
     try:
         os.write(pipe, line.replace("\n", " ").encode(errors="replace") + b"\n")
     except OSError:
-        # Nobody waits any more; the log has it.
-        pass
+        return False
+    return True
 
 
 def _log_file(config: Config, mountpoint: Path) -> Path:

@@ -301,6 +301,26 @@ def test_the_foreground_stops_on_a_signal_with_status_0_while_files_are_open(
     assert not is_mounted(directory)
 
 
+def test_an_interrupted_mount_leaves_nothing_mounted(tmp_path: Path) -> None:
+    directory = tmp_path / "m"
+    directory.mkdir()
+    command = [*EGOFS, "mount", "demo", directory, "-o", f"cache_dir={tmp_path / 'c'}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "making the demo" in process.stderr.readline()  # which takes some seconds
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 8
+        assert process.stderr.read().strip() == "egofs: interrupted"
+    log = tmp_path / "c/log"
+    deadline = time.monotonic() + 100
+    while "stopping on SIGTERM" not in "".join(file.read_text() for file in log.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    while is_mounted(directory):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def test_umount_of_a_busy_mount_says_what_to_do_and_lazy_does_it(folder: Path, tmp_path: Path) -> None:
     with mounted(folder, tmp_path / "m", cache=tmp_path / "c") as mount:
         pid = mount.pid
