@@ -79,6 +79,16 @@ def test_a_listing_past_its_age_is_renewed(filler) -> None:
     known.close()
 
 
+def test_a_listing_is_believed_for_at_least_twenty_times_what_it_took(filler) -> None:
+    known = catalog(None, filler, age=0)
+    quick = filler.__call__
+    known._fill = lambda path: (time.sleep(0.2), quick(path))[1]
+    for _ in range(5):
+        known.lookup("", "a")
+    assert filler.asked == [""]
+    known.close()
+
+
 def test_an_invalidated_folder_is_listed_again(filler) -> None:
     known = catalog(None, filler)
     known.lookup("", "a")
@@ -89,8 +99,9 @@ def test_an_invalidated_folder_is_listed_again(filler) -> None:
 
 
 def test_a_known_listing_serves_past_its_age_while_the_store_is_down(filler, caplog) -> None:
-    known = catalog(None, filler, age=0)
+    known = catalog(None, filler)
     known.lookup("", "a")
+    known.invalidate("")
     filler.failure = Unavailable("down")
     assert known.lookup("", "a").name == "a"
     assert "could not be renewed" in caplog.text
@@ -103,8 +114,9 @@ def test_a_known_listing_serves_past_its_age_while_the_store_is_down(filler, cap
 
 
 def test_a_folder_that_is_gone_is_forgotten(filler) -> None:
-    known = catalog(None, filler, age=0)
+    known = catalog(None, filler)
     known.lookup("", "a")
+    known.invalidate("")
     del filler.folders[""]
     with pytest.raises(NotFound):
         known.lookup("", "a")

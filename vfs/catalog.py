@@ -29,17 +29,20 @@ log = logging.getLogger(__name__)
 # Rows of one folder are read this many at a time: a folder of a million names never stands in memory whole.
 _PAGE_ROWS = 1000
 _NAME_LIMIT_BYTES = 255  # NAME_MAX of Linux
+# A listing is believed for at least this many times what it took to make: however short `max_age_s` is, a walk through
+# a huge folder spends a twentieth of its time on listing it again, and does not do so at every name.
+_WORTH = 20
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folder (
     id INTEGER PRIMARY KEY, space TEXT NOT NULL, path BLOB NOT NULL, listed_at REAL NOT NULL,
-    videos INTEGER NOT NULL, bytes INTEGER NOT NULL, UNIQUE (space, path));
+    took_s REAL NOT NULL, videos INTEGER NOT NULL, bytes INTEGER NOT NULL, UNIQUE (space, path));
 CREATE TABLE IF NOT EXISTS entry (
     folder INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, is_video INTEGER NOT NULL,
     key BLOB NOT NULL, size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, version TEXT NOT NULL,
     target BLOB NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID;
 """
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _COLUMNS = "name, kind, is_video, key, size_bytes, mtime_ns, version, target"
 _KINDS = (Kind.DIRECTORY, Kind.FILE, Kind.LINK)
 
@@ -61,6 +64,7 @@ class Folder:
 
     id: int
     listed_at: float
+    took_s: float
     has_videos: bool
 
 
@@ -117,7 +121,7 @@ class Catalog:
         When the store cannot be reached, a listing past its age is better than none, and is used with a warning.
         """
         known = self._known(path)
-        if known and 0 <= time.time() - known.listed_at < self.max_age_s:
+        if known and known.listed_at <= time.time() and self.valid_s(known):
             return known
         flight, mine = self._flights.join(path)
         if not mine:
@@ -141,11 +145,14 @@ class Catalog:
 
     def valid_s(self, known: Folder) -> float:
         """How much longer the folder's listing will be believed."""
-        return max(0.0, known.listed_at + self.max_age_s - time.time())
+        age_s = max(self.max_age_s, _WORTH * known.took_s)
+        return max(0.0, known.listed_at + age_s - time.time())
 
     def invalidate(self, path: str) -> None:
         """The folder is listed again when it is next asked for."""
-        self._write("UPDATE folder SET listed_at = 0 WHERE space = ? AND path = ?", (self._space, os.fsencode(path)))
+        self._write(
+            "UPDATE folder SET listed_at = 0, took_s = 0 WHERE space = ? AND path = ?", (self._space, os.fsencode(path))
+        )
 
     def known_bytes(self) -> int:
         """The sum of the sizes of all files in folders that have been listed."""
@@ -155,17 +162,16 @@ class Catalog:
     # -- filling
 
     def _refill(self, path: str) -> Folder:
+        began = time.monotonic()
         entries = _usable(path, self._fill(path))
-        now = time.time()
         videos = sum(entry.is_video for entry in entries.values())
         total = sum(entry.object.size_bytes for entry in entries.values() if entry.object)
         where = (self._space, os.fsencode(path))
         with self._transaction() as database:
             database.execute(
-                "INSERT INTO folder (space, path, listed_at, videos, bytes) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (space, path) DO UPDATE "
-                "SET (listed_at, videos, bytes) = (excluded.listed_at, excluded.videos, excluded.bytes)",
-                (*where, now, videos, total),
+                "INSERT INTO folder (space, path, listed_at, took_s, videos, bytes) VALUES (?, ?, 0, 0, ?, ?) "
+                "ON CONFLICT (space, path) DO UPDATE SET (videos, bytes) = (excluded.videos, excluded.bytes)",
+                (*where, videos, total),
             )
             identity = database.execute("SELECT id FROM folder WHERE space = ? AND path = ?", where).fetchone()[0]
             database.execute("DELETE FROM entry WHERE folder = ?", (identity,))
@@ -173,7 +179,9 @@ class Catalog:
                 "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 ((identity, *_row(entry)) for entry in entries.values()),
             )
-        return Folder(identity, now, videos > 0)
+            now, took_s = time.time(), time.monotonic() - began
+            database.execute("UPDATE folder SET listed_at = ?, took_s = ? WHERE id = ?", (now, took_s, identity))
+        return Folder(identity, now, took_s, videos > 0)
 
     def _forget(self, known: Folder) -> None:
         self._write("DELETE FROM entry WHERE folder = ?", (known.id,))
@@ -183,10 +191,10 @@ class Catalog:
 
     def _known(self, path: str) -> Folder | None:
         rows = self._rows(
-            "SELECT id, listed_at, videos FROM folder WHERE space = ? AND path = ?",
+            "SELECT id, listed_at, took_s, videos FROM folder WHERE space = ? AND path = ?",
             (self._space, os.fsencode(path)),
         )
-        return Folder(rows[0][0], rows[0][1], rows[0][2] > 0) if rows else None
+        return Folder(rows[0][0], rows[0][1], rows[0][2], rows[0][3] > 0) if rows else None
 
     def _pages(self, identity: int, condition: str) -> Iterator[Entry]:
         last = b""
