@@ -17,7 +17,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -100,8 +100,8 @@ def scan(reader: ByteReader, container: str, orientation: tuple[int, bool] | Non
             coded_size=size,
             rotation=orientation[0],
             mirrored=orientation[1],
-            fps=stream.average_rate,
-            time_base=cast(Fraction, stream.time_base),
+            fps=_fraction(stream.average_rate) if stream.average_rate else None,
+            time_base=_fraction(stream.time_base),
             shown=shown,
             shown_pts=pts[shown],
             last_duration=int(durations[shown[-1]]) if len(shown) else 1,
@@ -319,3 +319,8 @@ class _File:
         else:
             self._blocks.move_to_end(number)
         return block
+
+
+def _fraction(ratio: Any) -> Fraction:
+    """PyAV gives a Fraction up to version 18, and from 19 on a type of its own with less arithmetic."""
+    return Fraction(ratio.numerator, ratio.denominator)
