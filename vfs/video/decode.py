@@ -280,7 +280,7 @@ class _Run:
         """Packets to feed (counted from 0) until the picture is settled: those that show before it or before one of
         its references, and as many as the decoder holds back to put pictures in order."""
         times = self._index.packet_pts
-        latest = times[max(self.start, packet - _WINDOW) : packet + 1].max()
+        latest = np.max(times[max(self.start, packet - _WINDOW) : packet + 1])
         earlier = np.flatnonzero(times[packet + 1 : packet + 1 + _WINDOW] <= latest)
         last = packet + 1 + int(earlier[-1]) if len(earlier) else packet
         return last + 1 + self._index.reorder_depth

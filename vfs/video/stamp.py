@@ -66,7 +66,7 @@ def read(picture: npt.NDArray[np.integer]) -> int:
         first, last = int(left + quarter), max(int(left + quarter) + 1, int(right - quarter))
         levels.append(float(rows[:, first:last].mean()))
     white, black = levels[0], levels[1]
-    if white - black < 0.2 * float(gray.max() + 1):
+    if white - black < 0.2 * float(np.max(gray) + 1):
         raise ValueError("no stamp in this picture")
     bits = [level > (white + black) / 2 for level in levels]
     number = sum(1 << i for i, bit in enumerate(bits[2 : 2 + _NUMBER_BITS]) if bit)

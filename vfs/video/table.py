@@ -179,4 +179,4 @@ def _reorder_depth(pts: Int64s) -> int:
     ahead = np.zeros(len(pts), dtype=np.int8)
     for distance in range(1, min(_MAX_REORDER, len(pts) - 1) + 1):
         ahead[distance:] += pts[:-distance] > pts[distance:]
-    return int(ahead.max(initial=0))
+    return int(np.max(ahead, initial=0))
