@@ -356,7 +356,7 @@ def test_a_library_stands_only_behind_its_module(library: str) -> None:
         assert found == refused
 
 
-@pytest.mark.parametrize("path", ["/wor" + "k/main/vfs", "/tm" + "p/bash_jobs.0/x", "/roo" + "t/.pyenv/bin"])
+@pytest.mark.parametrize("path", ["/wor" + "k/main/vfs", "/tm" + "p/bash_" + "jobs.0/x", "/roo" + "t/.pyenv/bin"])
 def test_a_path_of_a_build_machine_is_found(path: str) -> None:
     assert build_machine_paths(f"first line\nexec {path} now\n") == [f"exec {path} now"]
 
