@@ -6,10 +6,15 @@ import shutil
 import threading
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import simplejpeg
 
+from tests.clips import make_clip
 from tests.mounting import egofs, files_below, is_mounted, mounted
 from tests.s3server import S3Server
+from vfs.video import stamp
 
 pytestmark = pytest.mark.mount
 
@@ -117,6 +122,32 @@ def test_an_object_changed_under_an_open_file_is_stale_and_fresh_for_the_next_op
         with pytest.raises(OSError, match="Stale file handle"):
             os.pread(descriptor, 5, 2 << 20)
         os.close(descriptor)
+
+
+def test_frames_of_a_replaced_video_are_the_new_ones_at_the_next_open(server: S3Server, tmp_path: Path) -> None:
+    file = tmp_path / "store/bucket/data/clip.mp4"
+    # Larger than two chunks, so that not all of the old version is in the cache when it is replaced.
+    noise = np.random.default_rng(1)
+
+    def draw(number: int) -> av.VideoFrame:
+        luma = noise.integers(0, 255, (512, 512), dtype=np.uint8)
+        stamp.draw(luma, number)
+        return av.VideoFrame.from_ndarray(np.vstack([luma, np.full((256, 512), 128, np.uint8)]), format="yuv420p")
+
+    def number_in(frame: Path) -> int:
+        return stamp.read(simplejpeg.decode_jpeg(frame.read_bytes(), colorspace="GRAY")[..., 0])
+
+    make_clip(file, frames=60, size=(512, 512), options={"crf": "4"}, draw=draw)
+    assert file.stat().st_size > 3 << 20
+    with mounted("s3://bucket/data", tmp_path / "m", options(server), cache=tmp_path / "c", env=ENV) as mount:
+        frames = mount / "frames/clip"
+        assert number_in(frames / "000001.jpg") == 0
+        make_clip(file, frames=30, size=(512, 512), options={"crf": "4"}, draw=lambda number: draw(number + 1000))
+        # A frame is decoded when it is opened, and the kernel looks a name up again when its opening was ESTALE.
+        assert number_in(frames / "000030.jpg") == 1029
+        assert number_in(frames / "000002.jpg") == 1001
+        assert not (frames / "000031.jpg").exists()
+        assert len(os.listdir(frames)) == 30
 
 
 def test_expired_credentials_are_refused_and_new_ones_work_without_a_remount(tmp_path: Path) -> None:

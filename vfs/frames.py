@@ -13,7 +13,6 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
@@ -208,44 +207,58 @@ class FramesDirectory(Directory):
     def children(self) -> Iterator[tuple[str, Node]]:
         """All views but those that are links to nowhere; no video is opened for it."""
         for view in self._views():
-            with suppress(NotFound):
-                yield view, self._view(view)
+            try:
+                node = self._view(view)
+            except NotFound:
+                continue
+            yield view, node
 
     def negative_valid_s(self) -> float:
         """The folder's listing says which views there are."""
         return self.attributes.valid_s
 
     def _view(self, name: str) -> "ViewDirectory":
+        return ViewDirectory(self._shelf, lambda: self._video(name))
+
+    def _video(self, name: str) -> Video:
         video = self._find(name)
-        return ViewDirectory(self._shelf, replace(video, rule=self._variant.apply(video.rule)))
+        return replace(video, rule=self._variant.apply(video.rule))
 
 
 class ViewDirectory(Directory):
-    """The frames of one video. Its index is read when a frame is looked up or listed, not before."""
+    """The frames of one video. Its index is read when a frame is looked up or listed, not before.
 
-    def __init__(self, shelf: VideoShelf, video: Video) -> None:
+    The video is found anew each time: the kernel keeps a directory for as long as a listing is believed, and a video
+    may be replaced meanwhile.
+    """
+
+    def __init__(self, shelf: VideoShelf, find: Callable[[], Video]) -> None:
+        """Raises what `find` raises."""
+        video = find()
         self.attributes = Attributes(0, video.mtime_ns, video.valid_s)
         self._shelf = shelf
-        self._video = video
+        self._find = find
 
     def lookup(self, name: str) -> Node:
         """The frame of that file name. Raises NotFound outside the video, UndecodableVideo where it has no index."""
-        number = self._video.rule.number(self._video.view, name)
+        video = self._find()
+        number = video.rule.number(video.view, name)
         if number is None:
-            raise NotFound(f"{name}: no frame of {self._video.view} has such a name")
-        index = self._shelf.index(self._video)
-        return FrameFile(self._shelf, self._video, index, self._video.rule.source_frame(index, number))
+            raise NotFound(f"{name}: no frame of {video.view} has such a name")
+        index = self._shelf.index(video)
+        return FrameFile(self._shelf, video, index, video.rule.source_frame(index, number))
 
     def children(self) -> Iterator[tuple[str, Node]]:
         """All frames in order; nothing is decoded."""
-        video, index = self._video, self._shelf.index(self._video)
+        video = self._find()
+        index = self._shelf.index(video)
         for number in range(video.rule.first, video.rule.first + video.rule.count(index)):
             frame = FrameFile(self._shelf, video, index, video.rule.source_frame(index, number))
             yield video.rule.file_name(video.view, number), frame
 
     def negative_valid_s(self) -> float:
         """The index says which frames there are."""
-        return self.attributes.valid_s
+        return self._find().valid_s
 
 
 class FrameFile(File):

@@ -9,13 +9,14 @@ A name that the source really has always wins: `frames` is only there where noth
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from vfs import frames
 from vfs.cache import ChunkCache
 from vfs.catalog import Catalog, Entry, Folder
 from vfs.datasets import Dataset
-from vfs.errors import Changed, NoSuchAttribute, NotFound, SourceError
+from vfs.errors import NoSuchAttribute, NotFound, SourceError
 from vfs.node import Attributes, Directory, File, Kind, Link, Node
 from vfs.objectfile import ObjectFile
 from vfs.sources import ObjectInfo, Source
@@ -53,15 +54,20 @@ class MountedDataset:
         """The mounted tree's root. Raises what listing the root raises, so that a mount of nothing fails."""
         return FolderNode(self, "", Attributes(0, 0, self.catalog.valid_s(self.catalog.folder(""))))
 
-    def object_file(self, obj: ObjectInfo) -> ObjectFile:
-        """An object's bytes."""
-        return ObjectFile(self.source, self.cache, obj)
+    def object_file(self, folder: str, obj: ObjectInfo) -> ObjectFile:
+        """The bytes of an object that `folder` lists. When its version is gone, the folder is listed anew."""
+        return ObjectFile(self.source, self.cache, obj, on_change=lambda: self._list_anew(folder))
 
-    def object_of(self, folder: str, entry: Entry) -> ObjectInfo:
-        """The object of an entry of a folder, which may be a link. Raises NotFound where it leads to no file."""
+    def _list_anew(self, folder: str) -> None:
+        # Whoever is told of the object's change must not hear of the catalog's failure instead.
+        with suppress(SourceError):
+            self.catalog.invalidate(folder)
+
+    def object_of(self, folder: str, entry: Entry) -> tuple[str, ObjectInfo]:
+        """The object of an entry, which may be a link, and the folder that lists it. Raises NotFound if it has none."""
         for _ in range(_MOST_LINKS):
             if entry.object is not None:
-                return entry.object
+                return folder, entry.object
             path = posixpath.normpath(posixpath.join(folder, entry.target))
             if entry.kind is not Kind.LINK or path.startswith(("/", "..")):
                 break
@@ -69,10 +75,11 @@ class MountedDataset:
             entry = self.catalog.lookup(folder, name)
         raise NotFound(f"{folder}/{entry.name}: leads to no file of the dataset")
 
-    def video(self, folder: str, view: str, obj: ObjectInfo, valid_s: float) -> frames.Video:
-        """An object as a video that `folder` shows as `view`."""
+    def video(self, folder: str, view: str, entry: Entry, valid_s: float) -> frames.Video:
+        """An entry of `folder` as a video that is shown as `view`. Raises NotFound for a link to no file."""
+        home, obj = self.object_of(folder, entry)
         rule = self.dataset.frame_rule(folder, view)
-        return frames.Video(view, obj.identity, self.object_file(obj), rule, obj.mtime_ns, valid_s)
+        return frames.Video(view, obj.identity, self.object_file(home, obj), rule, obj.mtime_ns, valid_s)
 
     def close(self) -> None:
         """Releases decoders, database and connections."""
@@ -149,8 +156,7 @@ class FolderNode(Directory):
             candidates = [entry for entry in several if entry.name == view and len(several) > 1]
         if len(candidates) != 1:
             raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
-        obj = self._mounted.object_of(self._path, candidates[0])
-        return self._mounted.video(self._path, view, obj, catalog.valid_s(known))
+        return self._mounted.video(self._path, view, candidates[0], catalog.valid_s(known))
 
 
 class LinkNode(Link):
@@ -177,9 +183,9 @@ class ObjectNode(File):
         self._entry = entry
         self._object = entry.object
 
-    def open(self) -> "_OpenObject":
+    def open(self) -> ObjectFile:
         """The file's bytes, pinned to the version that stat showed."""
-        return _OpenObject(self._mounted, self._folder, self._object)
+        return self._mounted.object_file(self._folder, self._object)
 
     def xattr_names(self) -> list[str]:
         """Facts of any file, of a name, and of a video."""
@@ -199,40 +205,12 @@ class ObjectNode(File):
         if fact == "version":
             return self._object.version.encode()
         if fact == "cached_bytes":
-            return str(self._mounted.object_file(self._object).cached_bytes()).encode()
+            return str(self.open().cached_bytes()).encode()
         if fact in _VIDEO_FACTS and self._entry.is_video:
             return self._video_fact(fact).encode()
         raise NoSuchAttribute(name)
 
     def _video_fact(self, fact: str) -> str:
-        video = self._mounted.video(self._folder, self._entry.name, self._object, self.attributes.valid_s)
+        video = self._mounted.video(self._folder, self._entry.name, self._entry, self.attributes.valid_s)
         index = self._mounted.shelf.index(video)
         return str(index.frame_count if fact == "frames" else getattr(index, fact))
-
-
-class _OpenObject:
-    """An open file. When the store says that its version is gone, the folder is listed anew for the next open."""
-
-    def __init__(self, mounted: MountedDataset, folder: str, obj: ObjectInfo) -> None:
-        self._mounted = mounted
-        self._folder = folder
-        self._file = mounted.object_file(obj)
-        self._key = obj.key
-
-    def read(self, start: int, length: int) -> bytes:
-        try:
-            return self._file.read(start, length)
-        except (Changed, NotFound) as failure:
-            self._invalidate()
-            # To somebody who has the file open, an object that is gone has changed.
-            raise Changed(f"{self._key}: {failure}; open it again for what is there now") from failure
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _invalidate(self) -> None:
-        try:
-            self._mounted.catalog.invalidate(self._folder)
-        except SourceError:
-            # The catalog's own failure is in the log; the reader must hear of the object's.
-            pass
