@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vfs.errors import NotFound
-from vfs.node import Attributes, Directory, File, Node
+from vfs.node import Attributes, Child, Directory, File, Node
 
 NAME = ".egofs"
 _KEPT_LINES = 200
@@ -61,13 +61,18 @@ class RootWithAbout(Directory):
         """`.egofs`, or what the dataset has."""
         return self._about if name == NAME else self._root.lookup(name)
 
-    def children(self) -> Iterator[tuple[str, Node]]:
+    def children(self) -> Iterator[Child]:
         """The dataset's own names."""
         return self._root.children()
 
-    def negative_valid_s(self) -> float:
+    def names_valid_s(self) -> float:
         """As the dataset's root has it."""
-        return self._root.negative_valid_s()
+        return self._root.names_valid_s()
+
+    def at_hand(self) -> "RootWithAbout | None":
+        """`.egofs` beside what is known of the dataset's root."""
+        root = self._root.at_hand()
+        return RootWithAbout(root, self._about) if root else None
 
 
 class AboutDirectory(Directory):
@@ -87,9 +92,11 @@ class AboutDirectory(Directory):
             raise NotFound(f"{NAME}/{name}")
         return _Text(self._texts[name])
 
-    def children(self) -> Iterator[tuple[str, Node]]:
+    def children(self) -> Iterator[Child]:
         """All files."""
-        return ((name, _Text(text)) for name, text in self._texts.items())
+        for name in self._texts:
+            node = self.lookup(name)
+            yield name.encode(), node.kind, node.tag, node.attributes.size_bytes, node.attributes.mtime_ns
 
 
 class _Text(File):
@@ -108,8 +115,10 @@ class _Snapshot:
     def __init__(self, text: bytes) -> None:
         self._text = text
 
-    def read(self, start: int, length: int) -> bytes:
+    def ready(self, start: int, length: int) -> bytes:
         return self._text[start : start + length]
+
+    read = ready
 
     def close(self) -> None:
         self._text = b""

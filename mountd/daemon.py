@@ -13,26 +13,30 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import vfs.video
 from mountd import mounts
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
-from mountd.config import Config
-from mountd.session import serve
+from mountd.config import Config, load
+from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
 from vfs.cache import ChunkCache
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
-from vfs.ops import Operations
+from vfs.options import as_dict
+from vfs.sources.ahead import AheadSource
 from vfs.sources.retry import TOTAL_S, RetryingSource
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from vfs.ops import Operations
 
-# Exit statuses of mount(8).
-USAGE, SYSTEM, BUG, INTERRUPTED, FAILED = 1, 2, 4, 8, 32
+log = logging.getLogger(__name__)
 
 # A listing of a local folder costs microseconds: it is looked at again almost at once.
 _LOCAL_LISTING_AGE_S = 1.0
@@ -44,23 +48,25 @@ _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for t
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
+# What frames need is imported after the first requests: beside them it would hold the interpreter for 150 ms.
+_IMPORT_VIDEO_AFTER_S = 0.5
 
 
-class DaemonFailed(EgofsError):
-    """The daemon ended before it had mounted; carries its exit status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def exit_status(failure: BaseException) -> int:
-    """mount(8)'s status for a failure."""
-    if isinstance(failure, DaemonFailed):
-        return failure.status
-    if isinstance(failure, OptionError):
-        return USAGE
-    return FAILED if isinstance(failure, EgofsError) else BUG
+def start(
+    what: str,
+    directory: Path,
+    options: list[tuple[str, str | bool]],
+    note: Callable[[str], None],
+    *,
+    foreground: bool = False,
+) -> None:
+    """`egofs mount WHAT DIRECTORY`, for the command line and the mount helper. Raises EgofsError."""
+    checked = load(what, options)
+    mountpoint = mounts.real(directory)
+    if foreground:
+        run_in_foreground(checked, mountpoint, note)
+    else:
+        mount(checked, mountpoint, note)
 
 
 def mount(config: Config, mountpoint: Path, note: Callable[[str], None]) -> int:
@@ -100,24 +106,32 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     url = config.url or dataset_module.default_source(options, cache_dir)
     module, source_options = config.source_module(url)
     source = RetryingSource(module.open_source(url, source_options), total_s=_PATIENCE_AT_MOUNT_S)
-    dataset = dataset_module.open_dataset(source, options)
+    walked = AheadSource(source)
+    dataset = dataset_module.open_dataset(walked, options)
     dataset.check()
-    remote = source.remote if config.cache.cache == "auto" else config.cache.cache == "on"
     age = config.mount.listing_age
     if age is None:
         age = dataset.listing_age_s if source.remote else _LOCAL_LISTING_AGE_S
+    walked.max_age_s = min(walked.max_age_s, age)
     mounted = MountedDataset(
         dataset,
-        source,
-        _open_cache(config) if remote else None,
+        walked,
+        _open_cache(config, source.remote),
         cache_dir / "catalog.sqlite" if source.remote else None,
-        space=json.dumps([source.url, dataset_module.__name__, options.model_dump(mode="json")], sort_keys=True),
+        space=json.dumps([source.url, dataset_module.__name__, as_dict(options)], sort_keys=True, default=str),
         listing_age_s=age,
         show_frames=config.mount.frames,
     )
     try:
         started = time.time()
-        root = mounted.root
+        asking = ThreadPoolExecutor(1)
+        listing = asking.submit(lambda: mounted.root)
+        # Only now: the store answers while these are imported (pyfuse3 and trio, 75 ms).
+        from mountd.session import serve
+        from vfs.ops import Operations
+
+        root = listing.result()
+        asking.shutdown()
         source.total_s = TOTAL_S
         about = AboutDirectory(lambda: _status(config, mountpoint, mounted, source, operations, started), errors)
         operations = Operations(
@@ -132,15 +146,28 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
             mountpoint,
             name=config.name,
             allow_other=config.mount.allow_other,
-            ready=ready,
+            ready=lambda: _settle(ready, config.mount.frames),
             timeout_s=config.mount.timeout,
         )
     finally:
         mounted.close()
 
 
-def _open_cache(config: Config) -> ChunkCache:
-    folder = config.cache.cache_dir / "chunks"
+def _settle(ready: Callable[[], None], frames: bool) -> None:
+    """Says that the mount is there, then does what could wait until it was."""
+    ready()
+    settle()
+    if frames:
+        later = threading.Timer(_IMPORT_VIDEO_AFTER_S, vfs.video.load)
+        later.daemon = True
+        later.start()
+
+
+def _open_cache(config: Config, remote: bool) -> ChunkCache | None:
+    """A cache on disk, or in memory alone (a remote source is always read ahead), or none for a local source."""
+    if config.cache.cache == "off" or not (remote or config.cache.cache == "on"):
+        return ChunkCache(None, 0) if remote else None
+    folder = config.cache.cache_dir / "objects"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         disk = os.statvfs(folder)
@@ -161,7 +188,7 @@ def _status(
     mountpoint: Path,
     mounted: MountedDataset,
     source: RetryingSource,
-    operations: Operations,
+    operations: "Operations",
     started: float,
 ) -> dict[str, Any]:
     """What `.egofs/status.json` and `egofs status` tell."""
@@ -181,7 +208,12 @@ def _status(
     }
     if mounted.cache is not None:
         cache = mounted.cache
-        status["cache"] = {"limit_bytes": cache.limit_bytes, "used_bytes": cache.used_bytes(), **vars(cache.counters)}
+        status["cache"] = {
+            "limit_bytes": cache.limit_bytes,
+            "used_bytes": cache.used_bytes(),
+            "disk_errors": cache.disk_errors,
+        }
+        status["cache"] |= vars(cache.counters)
     return status
 
 

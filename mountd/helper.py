@@ -9,7 +9,7 @@ import getopt
 import sys
 from pathlib import Path
 
-from mountd import cli, config, daemon, mounts
+from mountd import mounts, process
 from vfs.errors import EgofsError, OptionError
 
 _USAGE = "usage: mount.egofs SOURCE DIR [-sfnv] [-o OPTIONS] [-N NAMESPACE] [-t TYPE]"
@@ -17,16 +17,22 @@ _USAGE = "usage: mount.egofs SOURCE DIR [-sfnv] [-o OPTIONS] [-N NAMESPACE] [-t 
 
 def main() -> None:
     """Mounts as mount(8) asks and exits with its statuses."""
+    process.begin()
+    status = 0
     try:
         _mount(sys.argv[1:])
     except EgofsError as failure:
-        sys.stderr.write(f"mount.egofs: {failure}\n")
-        sys.exit(daemon.exit_status(failure))
+        _say(str(failure))
+        status = process.exit_status(failure)
     except KeyboardInterrupt:
-        sys.exit(daemon.INTERRUPTED)
+        status = process.INTERRUPTED
+    process.leave(status)
 
 
 def _mount(argv: list[str]) -> None:
+    # Only now: what they import is to find the process as `begin` leaves it.
+    from mountd import config, daemon
+
     try:
         flags, words = getopt.gnu_getopt(argv, "sfnvo:N:t:")
     except getopt.GetoptError as failure:
@@ -45,4 +51,8 @@ def _mount(argv: list[str]) -> None:
     if ("-f", "") in flags:
         config.load(source, options)
         return
-    cli.run(source, directory, options, foreground=False)
+    daemon.start(source, directory, options, _say)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"mount.egofs: {text}\n")

@@ -34,6 +34,8 @@ class Mount:
     mountpoint: Path
     source: str
     fstype: str
+    device: str
+    """Its device number, MAJOR:MINOR."""
 
 
 def real(directory: Path) -> Path:
@@ -47,7 +49,8 @@ def mounts() -> list[Mount]:
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         fstype, source = after.split(" ")[:2]
-        found.append(Mount(Path(_unescaped(before.split(" ")[4])), _unescaped(source), fstype))
+        place = before.split(" ")
+        found.append(Mount(Path(_unescaped(place[4])), _unescaped(source), fstype, place[2]))
     return found
 
 

@@ -8,10 +8,12 @@ one happens to arrive. So the wait for readability looks again before it returns
 read that blocks all the same. Each alone cured it in 150 of 150 trials; both are used.
 """
 
+import ctypes
 import logging
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pyfuse3
 import trio
 
+from mountd import mounts
 from vfs.errors import EgofsError
 from vfs.ops import Operations
 
@@ -28,7 +31,20 @@ _INTERRUPT_S = 0.25
 # After terminate, requests under way may still end; then they are cancelled.
 _GRACE_S = 10.0
 # Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
-_MAX_TASKS = 256
+_MAX_TASKS = 1100
+
+# malloc keeps freed memory by arena, of which it makes up to eight a core: 50 MB of buffers more, and each is faulted
+# in anew. With two, reading 1 GiB takes a third less CPU (measured).
+_M_ARENA_MAX = -8  # malloc.h
+_MALLOC_ARENAS = 2
+# How long a thread that computes keeps the others, and the event loop, waiting; Python's own 5 ms are for throughput.
+_SWITCH_S = 0.0005
+
+# What the kernel is told where the mount is root's. Requests of 1 MiB instead of 128 KiB: an eighth of the crossings.
+_READ_AHEAD_KIB = 1024
+# Buffered reads under way at once, of all files together; as shipped 12, so that one slow file would hold up all.
+_MAX_BACKGROUND = 1000
+_CONGESTION_THRESHOLD = 750
 
 
 class MountFailed(EgofsError):
@@ -48,6 +64,7 @@ def serve(
 
     TERM, INT and HUP unmount. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
     """
+    _tune_process()
     options = {"ro", "default_permissions", "subtype=egofs", "fsname=" + _escaped(name)}
     if allow_other:
         options.add("allow_other")
@@ -75,7 +92,7 @@ async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -
             try:
                 with trio.fail_after(timeout_s):
                     await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
-                    await trio.to_thread.run_sync(os.listdir, mountpoint, abandon_on_cancel=True)
+                    await trio.to_thread.run_sync(_first_name, mountpoint, abandon_on_cancel=True)
             except trio.TooSlowError:
                 failed.append(MountFailed(f"{mountpoint}: the mount did not answer within {timeout_s:.0f} s"))
             except OSError as failure:
@@ -83,6 +100,8 @@ async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -
             if failed:
                 pyfuse3.terminate()
             else:
+                # Only now: the kernel takes its own settings when it has the mount's first answer.
+                _tune_kernel(mountpoint)
                 ready()
 
         nursery.start_soon(prove)
@@ -99,6 +118,39 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
             log.info("stopping on %s", signal.Signals(number).name)
             pyfuse3.terminate()
             scope.deadline = min(scope.deadline, trio.current_time() + _GRACE_S)
+
+
+def _first_name(directory: Path) -> None:
+    """Opens a directory and reads a little of it; it may have a million names."""
+    with os.scandir(directory) as names:
+        next(names, None)
+
+
+def _tune_process() -> None:
+    """Before there are threads: memory that they all share, and turns that are short."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc
+        mallopt(_M_ARENA_MAX, _MALLOC_ARENAS)
+    sys.setswitchinterval(_SWITCH_S)
+
+
+def _tune_kernel(mountpoint: Path) -> None:
+    """Larger and more requests at once (Documentation/filesystems/fuse.rst, ABI/testing/sysfs-class-bdi)."""
+    device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
+    if device is None:
+        return
+    connection = Path("/sys/fs/fuse/connections") / device.partition(":")[2]
+    settings = {
+        Path("/sys/class/bdi") / device / "read_ahead_kb": _READ_AHEAD_KIB,
+        connection / "max_background": _MAX_BACKGROUND,
+        connection / "congestion_threshold": _CONGESTION_THRESHOLD,
+    }
+    for file, number in settings.items():
+        try:
+            file.write_text(str(number))
+        except OSError as failure:
+            # Only root may, and only where sysfs and fusectl are mounted: slower, and otherwise the same.
+            log.debug("%s stays as it is: %s", file, failure.strerror)
 
 
 def _interrupt_blocking_reads() -> None:

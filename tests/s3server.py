@@ -15,6 +15,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -38,6 +39,8 @@ class Request:
     query: dict[str, str] = field(default_factory=dict)
     range: str = ""
     headers: dict[str, str] = field(default_factory=dict, repr=False)
+    target: str = field(default="", repr=False)
+    """What stood in the request line: signatures are made over that."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class S3Server:
         """The status of a request of another region: 400, 301, or 403 without telling the region but to HEAD bucket."""
         self.max_keys = max_keys
         """The most names in a page of a listing."""
+        self.knows_if_match = True
+        """Some stores ignore the header and answer with whatever version is there."""
         self.requests: list[Request] = []
         self.faults: Callable[[Request], Fault | None] = lambda request: None
         self.lock = threading.Lock()
@@ -150,6 +155,10 @@ class S3Server:
     @property
     def endpoint_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def wrap(self, tls: ssl.SSLContext) -> None:
+        """Speaks HTTPS from now on."""
+        self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
 
     def __enter__(self) -> "S3Server":
         self._thread.start()
@@ -222,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = Request(self.command, unquote(url.path), query, headers.get("range", ""), headers)
+        request = Request(self.command, unquote(url.path), query, headers.get("range", ""), headers, self.path)
         if request.path == "/__requests__":
             lines = [json.dumps({"method": r.method, "path": r.path, "range": r.range}) for r in store.requests]
             return self._send(200, "\n".join(lines).encode(), {"Content-Type": "application/json"})
@@ -280,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
         if any(part in ("", ".", "..") for part in key.split("/")) or not os.path.isfile(path):
             return self._error(404, "NoSuchKey")
         etag = self.server.store.etag(path)
-        if request.headers.get("if-match", f'"{etag}"') != f'"{etag}"':
+        if self.server.store.knows_if_match and request.headers.get("if-match", f'"{etag}"') != f'"{etag}"':
             return self._error(412, "PreconditionFailed")
         size = path.stat().st_size
         headers = {

@@ -1,9 +1,13 @@
+import json
+import re
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 
 from mountd import config
 from vfs.errors import OptionError
+from vfs.options import as_dict
 
 
 def load(source: str, text: str = "") -> config.Config:
@@ -30,7 +34,7 @@ def test_what_mount_and_fstab_add_is_accepted_and_ignored() -> None:
 
 def test_lists_are_joined_with_plus_and_everything_has_its_type() -> None:
     checked = load("demo", "views=e1+v3,cache_size=2G,umask=0027,frames=false,timeout=5,allow_other")
-    assert checked.dataset_options.views == ["e1", "v3"]  # type: ignore[attr-defined]
+    assert checked.dataset_options.views == ("e1", "v3")
     assert checked.cache.cache_size == 2 << 30
     assert (checked.mount.umask, checked.mount.frames, checked.mount.allow_other) == (0o27, False, True)
     assert checked.mount.timeout == 5
@@ -66,7 +70,7 @@ def test_the_dataset_of_a_url_can_be_said() -> None:
     ("source", "text", "says"),
     [
         ("demo", "vews=e1", "did you mean 'views'"),
-        ("/", "anonymous", "anonymous"),
+        ("/", "anonymous", "'anonymous' is not one of source local: it has none"),
         ("/", "views=e1", "belongs to dataset assembly101"),
         ("demo", "dataset=plain", "two datasets"),
         ("s3://b", "source=s3://c", "two sources"),
@@ -89,6 +93,7 @@ def test_a_wrong_option_is_refused_by_its_name(source: str, text: str, says: str
     ("toml", "says"),
     [
         ("views = 1", "dataset = "),
+        ('dataset = ["demo"]', "dataset = "),
         ('dataset = "demo"\nviews = "e1"\nviews = "e2"', "not TOML"),
         ('dataset = "demo"\n[cache]\nsize = 1', "top of the file"),
         ('dataset = "demo"\ntimeout = "soon"', "timeout"),
@@ -107,8 +112,18 @@ def test_o_overrides_the_toml_file(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text('dataset = "demo"\nviews = ["e1"]\ncache_size = "3G"\n')
     checked = load(str(file), "views=v1")
-    assert checked.dataset_options.views == ["v1"]  # type: ignore[attr-defined]
+    assert checked.dataset_options.views == ("v1",)
     assert checked.cache.cache_size == 3 << 30
+
+
+def test_an_option_that_resembles_none_is_answered_with_all_there_are() -> None:
+    with pytest.raises(OptionError) as caught:
+        load("/", "qqqqqq=1")
+    assert {"anonymous", "views", "cache_size", "listing_age"} <= set(re.findall(r"\w+", str(caught.value)))
+
+
+def test_the_options_of_a_store_that_the_dataset_chooses_are_taken() -> None:
+    assert load("assembly101", "anonymous").source_options == {"anonymous": True}
 
 
 def test_every_option_has_one_name_and_a_description() -> None:
@@ -132,3 +147,149 @@ def test_the_cache_stands_where_the_system_expects_it(monkeypatch, environment: 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert config.default_cache_dir() == Path(folder)
+
+
+INF = float("inf")
+
+# What each kind of option makes of what a person may write, in TOML (a value) or behind -o (a text).
+TAKEN: list[tuple[str, object, object]] = [
+    *(("frames", value, True) for value in (True, 1, 1.0, "1", "true", "TRUE", "tRue", "t", "y", "yes", "on")),
+    *(("frames", value, False) for value in (False, 0, 0.0, "0", "false", "False", "f", "n", "no", "off")),
+    *(("uid", value, 5) for value in (5, 5.0, "5", "+5", " 5 ", "5.0", "05")),
+    *(("uid", value, other) for value, other in ((0, 0), ("1_000", 1000), ("-5", -5), (10**30, 10**30))),
+    *(("umask", value, 0o27) for value in (0o27, 23.0, "27", "027", "0027")),
+    *(("umask", value, 0) for value in (0, "0", "000")),
+    *(("listing_age", value, 0.0) for value in (0, 0.0, "0", "0.0", "-0")),
+    *(("listing_age", value, 5.5) for value in (5.5, "5.5", " 5.5 ", "+5.5", "55e-1")),
+    *(("listing_age", value, INF) for value in (INF, "inf", "Infinity")),
+    *(("timeout", value, 60.0) for value in (60, 60.0, "60", "0060", "6_0")),
+    *(("cache_size", value, 5) for value in (5, 5.0, "5", "05", "5B")),
+    *(("cache_size", value, 50 << 30) for value in (50 << 30, "50G", "50g", "50GB", "50GiB", "51200M")),
+    *(("cache", value, value) for value in ("auto", "on", "off")),
+    *(("addressing_style", value, value) for value in ("auto", "path", "virtual")),
+    *(("source", value, value) for value in ("s3://b", "", " x ", "5", "a\nb")),
+    *(("cache_dir", value, Path(value)) for value in ("/x", "/x y", "/5")),
+    *(("views", value, ("v1", "e1")) for value in ("v1+e1", ["v1", "e1"])),
+    *(("views", value, ("all",)) for value in ("all", ["all"])),
+    *(("region", value, value) for value in ("eu-west-2", "")),
+    *(("videos", value, seen) for value, seen in (("", ("",)), ([], ()), ("a+", ("a", "")), ("5", ("5",)))),
+]
+DAY, MOMENT = date(2020, 1, 1), datetime(2020, 1, 1)
+REFUSED: list[tuple[str, object]] = [
+    *(("frames", value) for value in (2, -1, 1.5, INF, "", "maybe", " true", "2", "1.0", "ja", [], [True], DAY)),
+    *(("uid", value) for value in (True, 1.5, INF, -INF, float("nan"), "", "5.5", "0x10", "1e3", "inf", "me", "5 6")),
+    *(("uid", value) for value in ("٥", "9" * 5000, [], [5], ["5"], DAY, MOMENT)),
+    *(
+        ("umask", value)
+        for value in (True, 1.5, INF, "", "8", "+5", " 5 ", "-5", "0o77", "01234", "1777", "٥", [], DAY)
+    ),
+    *(
+        ("listing_age", value)
+        for value in (True, -1, -0.5, float("nan"), "-1", "nan", "", "soon", "0x10", "٥", [], [1])
+    ),
+    *(
+        ("timeout", value)
+        for value in (True, 0, 0.0, -1, -INF, "0", "-1", "nan", "", "1m", "1,5", [], [60], DAY, MOMENT)
+    ),
+    *(
+        ("cache_size", value)
+        for value in (True, 0, -1, 1.5, INF, "0", "0G", "", "G", "5X", "-1K", "7 K", "1.5G", " 5 ")
+    ),
+    *(("cache_size", value) for value in ([], [5], ["5G"], DAY)),
+    *(("cache", value) for value in (True, False, 1, 1.5, "", "maybe", "AUTO", "true", " on", [], ["on"], DAY)),
+    *(("addressing_style", value) for value in (True, "Path", "paths", ["path"])),
+    *(("region", value) for value in (True, False, 5, [], ["eu-west-2"], MOMENT)),
+    *(("source", value) for value in (True, 5, 1.5, [], ["s3://b"], DAY)),
+    *(("cache_dir", value) for value in (True, False, 0, 1.5, [], ["/x"], DAY, MOMENT)),
+    *(("views", value) for value in (True, False, 1, 1.5, "", "e5", "v1+", "v1+e5", " v1", "v1,e1", "ALL")),
+    *(("views", value) for value in ([1], ["v1", 1], ["e5"], [["v1"]], [True], [{"v1": 1}], DAY)),
+    *(("videos", value) for value in (True, 5, [5], ["a", 5], [["a"]], DAY)),
+]
+
+
+# What is to be written instead.
+FORMS = {
+    "frames": "true or false",
+    "uid": "a whole number",
+    "umask": "an octal permission mask such as 0077",
+    "listing_age": "a number of seconds, 0 or more",
+    "timeout": "a number of seconds above 0",
+    "cache_size": "a size above 0 such as 50G",
+    "cache": "one of auto, on, off",
+    "addressing_style": "one of auto, path, virtual",
+    "region": 'a text (in TOML in "…")',
+    "source": 'a text (in TOML in "…")',
+    "cache_dir": 'a path (in TOML in "…")',
+    "views": "one of all, fixed, egocentric, v1, v2, v3, v4, v5, v6, v7, v8, e1, e2, e3, e4, or several of them",
+    "videos": 'a text (in TOML in "…")',
+}
+
+
+def toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {toml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value) if isinstance(value, float) else json.dumps(value)
+
+
+def from_toml(name: str, value: object, folder: Path) -> object:
+    """What an option is that a TOML file has."""
+    file = folder / "x.toml"
+    file.write_text(f'dataset = "demo"\n{name} = {toml(value)}\n')
+    return option_of(config.load(str(file), []), name)
+
+
+def option_of(checked: config.Config, name: str) -> object:
+    store = checked.source_module("s3://bucket")[1]
+    groups = (checked.mount, checked.cache, checked.dataset_options, store)
+    return next(getattr(group, name) for group in groups if hasattr(group, name))
+
+
+@pytest.mark.parametrize(("name", "value", "read"), TAKEN, ids=str)
+def test_a_right_value_is_taken(tmp_path: Path, name: str, value: object, read: object) -> None:
+    found = from_toml(name, value, tmp_path)
+    assert (found, type(found)) == (read, type(found) if isinstance(read, Path) else type(read))
+    if isinstance(value, str):
+        assert option_of(config.load("demo", [(name, value)]), name) == read
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED, ids=lambda value: str(value)[:20])
+def test_a_wrong_value_is_refused_with_what_to_write(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(OptionError) as caught:
+        from_toml(name, value, tmp_path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 250
+    if value is True:
+        assert said.startswith(f"option {name!r} needs a value: {name}=… (")
+    else:
+        shown, form = re.fullmatch(rf"option {name}=(.*): write (.*)", said, re.DOTALL).groups()  # type: ignore[union-attr]
+        assert shown in repr(value) or shown == repr(value.partition("+")[2])
+        assert form in (FORMS[name], "texts: joined with + behind -o, a list in TOML")
+    if isinstance(value, str):
+        with pytest.raises(OptionError, match=re.escape(said)):
+            option_of(config.load("demo", [(name, value)]), name)
+
+
+def test_every_kind_of_option_is_in_these_tables() -> None:
+    kinds = {name: str(told.annotation) for name, (_, told) in config.all_options().items()}
+    assert {kinds[name] for name, *_ in TAKEN} == {kinds[name] for name, *_ in REFUSED} == set(kinds.values())
+
+
+def test_a_group_of_options_is_frozen_and_has_no_others() -> None:
+    checked = load("demo")
+    for group in (checked.mount, checked.cache, checked.dataset_options):
+        with pytest.raises(AttributeError):
+            group.umask = 1  # type: ignore[union-attr, misc]
+        with pytest.raises(TypeError, match="nonsense"):
+            type(group)(nonsense=1)
+
+
+def test_the_values_of_a_group_are_told_by_name_and_make_one_text_whichever_way_they_were_given() -> None:
+    said = [load("demo", text).dataset_options for text in ("views=v1+e1,videos=all", "videos=all,views=v1+e1")]
+    assert as_dict(said[0]) == {"views": ("v1", "e1"), "videos": ("all",)}
+    texts = {json.dumps(as_dict(options), sort_keys=True) for options in said}
+    assert texts == {'{"videos": ["all"], "views": ["v1", "e1"]}'}

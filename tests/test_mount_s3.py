@@ -228,6 +228,6 @@ def test_the_cache_folder_is_the_owners_alone(server: S3Server, tmp_path: Path) 
     (tmp_path / "store/bucket/data/x").write_bytes(b"x")
     with mounted("s3://bucket/data", tmp_path / "m", options(server), cache=tmp_path / "c", env=ENV) as mount:
         (mount / "x").read_bytes()
-    for path in (tmp_path / "c/chunks", tmp_path / "c/log"):
+    for path in (tmp_path / "c/objects", tmp_path / "c/log"):
         assert path.stat().st_mode & 0o077 == 0, path
     shutil.rmtree(tmp_path / "c")

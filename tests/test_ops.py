@@ -13,12 +13,15 @@ import trio
 
 from vfs import ops
 from vfs.errors import EgofsError, NotFound, Unavailable
-from vfs.node import Attributes, Directory, File, Node
+from vfs.node import Attributes, Child, Directory, File, Kind, Node
 
 
 class Reader:
     def __init__(self, data: bytes, failure: Exception | None) -> None:
         self.data, self.failure, self.closed = data, failure, False
+
+    def ready(self, start: int, length: int) -> bytes | None:
+        return None
 
     def read(self, start: int, length: int) -> bytes:
         if self.failure:
@@ -46,10 +49,10 @@ class Folder(Directory):
     def __init__(self, look: Callable[[str], Node]) -> None:
         self.lookup = look  # type: ignore[method-assign]
 
-    def children(self) -> Iterator[tuple[str, Node]]:
-        return iter([("a", Text()), ("b", Text())])
+    def children(self) -> Iterator[Child]:
+        return iter([(name, Kind.FILE, Text().tag, 4, 5_000_000_001) for name in (b"a", b"b")])
 
-    def negative_valid_s(self) -> float:
+    def names_valid_s(self) -> float:
         return 7.0
 
 

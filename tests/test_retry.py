@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tenacity
 
+from tests.memorysource import MemoryBucket
 from vfs.errors import (
     AccessDenied,
     Changed,
@@ -19,7 +20,7 @@ from vfs.errors import (
     Timeout,
     Unavailable,
 )
-from vfs.sources import Listed, ObjectInfo
+from vfs.sources import Deep, Listed, ObjectInfo, Paged, Source
 from vfs.sources.retry import Counters, RetryingSource
 
 OBJECT = ObjectInfo("x", 100, 0, "v1")
@@ -75,7 +76,7 @@ class Clock:
         self.now += seconds
 
 
-def retrying(inner: Faulty, clock: Clock | None = None, **settings: float) -> RetryingSource:
+def retrying(inner: Source, clock: Clock | None = None, **settings: float) -> RetryingSource:
     clock = clock or Clock()
     return RetryingSource(inner, sleep=clock.sleep, clock=lambda: clock.now, **settings)
 
@@ -204,12 +205,49 @@ def test_a_source_that_gives_too_few_bytes_is_corrupt() -> None:
     assert source.counters.bytes_fetched == 0
 
 
-def test_a_listing_that_fails_half_way_shows_no_name_twice() -> None:
-    inner = Faulty(Unavailable("page 2"))
+def test_a_page_is_tried_again_by_itself_and_no_name_is_shown_twice() -> None:
+    store = MemoryBucket({f"d/{n}": b"" for n in range(5)}, page_size=2)
+    failures = iter([None, Unavailable("page 2"), Throttled("page 2"), None, Unavailable("page 3"), None])
+
+    def fail() -> None:
+        if failure := next(failures):
+            raise failure
+
+    store.before_list = fail
+    source = retrying(store)
+    assert [entry.name for entry in source.list("d")] == ["0", "1", "2", "3", "4"]
+    assert [after for _, after in store.pages] == ["", "d/1", "d/1", "d/1", "d/3", "d/3"]
+    assert source.counters == Counters(requests=6, retries=3)
+
+
+def test_a_page_is_asked_for_when_its_first_name_is_taken() -> None:
+    store = MemoryBucket({str(n): b"" for n in range(5)}, page_size=2)
+    names = retrying(store).list("")
+    assert len(store.pages) == 0
+    for n in range(5):
+        assert next(names).name == str(n)
+        assert len(store.pages) == n // 2 + 1
+
+
+def test_a_listing_without_pages_is_tried_again_until_its_first_name_and_not_after() -> None:
+    inner = Faulty(Unavailable("at first"), Unavailable("again"))
+    assert [entry.name for entry in retrying(inner).list("")] == ["0", "1", "2", "3", "4"]
+    assert inner.calls == 3
+    inner = Faulty(Unavailable("half way"))
     inner.listed_before_failure = 3
-    names = [entry.name for entry in retrying(inner).list("")]
-    assert names == ["0", "1", "2", "3", "4"]
-    assert inner.calls == 2
+    names = retrying(inner).list("")
+    assert [next(names).name for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(Unavailable):
+        next(names)
+    assert inner.calls == 1
+
+
+def test_a_source_can_list_whole_trees_where_the_one_within_can() -> None:
+    store = MemoryBucket({"a/b/c": b"", "a/d": b""})
+    source = retrying(store)
+    assert isinstance(source, Deep)
+    assert [obj.key for obj in source.deep_page("a", "b/").objects] == ["a/b/c", "a/d"]
+    assert not isinstance(retrying(Faulty()), Paged)
 
 
 def test_counting_by_many_threads_loses_nothing() -> None:

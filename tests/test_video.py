@@ -22,10 +22,10 @@ from PIL import Image
 from tests import clips
 from tests.clips import MemoryReader
 from vfs.errors import Throttled, UndecodableVideo
-from vfs.video import decode, mp4, stamp
+from vfs.video import VIDEO_SUFFIXES, decode, mp4, stamp
 from vfs.video.decode import Decoder
 from vfs.video.encode import encode_jpeg, jpeg_size_bytes
-from vfs.video.index import VIDEO_SUFFIXES, VideoIndex, read_index
+from vfs.video.index import VideoIndex, read_index
 from vfs.video.picture import Picture
 
 STBL = (b"moov", b"trak", b"mdia", b"minf", b"stbl")

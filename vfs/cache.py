@@ -1,276 +1,574 @@
-"""Chunks of remote objects on disk and in memory.
+"""Bytes of remote objects at hand: in memory, on disk, or fetched, and fetched before they are asked for.
 
-Hides diskcache, chunk keys, checksums, and who fetches what for whom. Called by ObjectFile only. A chunk is one
-aligned piece of one version of one object; only whole chunks that have the right length are kept. Each carries a
-checksum over its key and its bytes, compared when it is loaded from disk (not at every read), so that a flipped,
-truncated or swapped file is found and fetched again. The disk is a convenience: when it fails, reading goes on.
+Hides what is kept where, who fetches what for whom, and how much is under way at once. Called by ObjectFile, which
+holds one `CachedObject` for each open file. Three things meet here:
 
-Any thread may call. Lock order: there is one lock, `_lock`, over the chunks in memory and the counters; nothing is
-fetched, read from disk or written under it.
+* units: pieces of one version of one object, aligned, of three sizes. An isolated read fetches and keeps blocks, so
+  that random reading costs little more than what was asked for; a stream fetches and keeps the largest that fit. A unit
+  is found in memory, else on disk (disk.py, where it is checksummed);
+* flights: ranges that are being fetched. Whoever first misses a block fetches it, all others wait for that flight;
+* readahead: every read is told to readahead.py, and the ranges that it names are fetched by threads of this module.
+
+Any thread may call. There is one lock, `_lock`, over units, flights, readahead and the queue of ranges; nothing is
+fetched, read, written or waited for under it (the threads that fetch ahead wait on it for work). `ready` never blocks
+and is for the event loop's thread alone.
 """
 
+import ctypes
 import hashlib
 import logging
 import os
-import sqlite3
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import diskcache
-import xxhash
-from cachetools import LRUCache
-
+from vfs.disk import Damaged, Disk, Key, Value
 from vfs.errors import CorruptData, EgofsError
-from vfs.extent import chunk_spans, clip
+from vfs.extent import Buffer, clip
+from vfs.fetchers import Fetchers, Work
 from vfs.flight import Flights
+from vfs.readahead import Piece, Readahead
 from vfs.sources import ObjectInfo, Source
 
 log = logging.getLogger(__name__)
 
-# One size for all chunks, because diskcache removes at most `cull_limit` items for each one that it adds: with
-# chunks of several sizes it can stay far over its limit.
-CHUNK_BYTES = 1 << 20
-# Chunks kept in memory, so that eight kernel reads of 128 KiB verify and load a chunk once.
-MEMORY_BYTES = 64 << 20
-_DIGEST_BYTES = 8
-# After this many disk failures in a row the disk is left alone for a while.
-_DISK_PATIENCE = 3
-_DISK_PAUSE_S = 60.0
-_DISK_FAILURES = (OSError, sqlite3.Error, diskcache.Timeout)
+# Sizes of units. Streams fetch the larger ones: each file costs 0.1 ms, and a piece that a request needs two of is
+# copied. An isolated read is rounded to the smallest: 128 KiB take 2 ms at 60 MB/s, a tenth of a usual wait for the
+# first byte.
+UNIT_BYTES = (4 << 20, 1 << 20, 128 << 10)
+BLOCK_BYTES = UNIT_BYTES[-1]
+# An object of up to this size is fetched whole at its first read. A read of half as much loads whole units from disk.
+CHUNK_BYTES = UNIT_BYTES[1]
+_LEVELS = len(UNIT_BYTES)
+# What is on disk between two ranges that are not is fetched again where it is smaller than this: to send 512 KiB takes
+# less than the wait for another answer.
+_ISLAND_BYTES = 512 << 10
+# Units in memory. They are there to be read once, from where the kernel keeps them in its pages; read again, they come
+# from disk. A quarter more than AHEAD_BYTES, for what readers are in the middle of, or what was fetched ahead would be
+# gone before its reader comes.
+MEMORY_BYTES = 80 << 20
+# Fetched or being fetched ahead of all readers together: 16 requests of 4 MiB, which at 60 MB/s a connection and 20 ms
+# to the first byte come to 750 MB/s.
+AHEAD_BYTES = 64 << 20
+_FETCHERS = 24
+# Lines of what is fetched ahead that are no stream's.
+_ERRANDS, _OBJECTS = -1, -2
+# Open files of units on disk, whose checksums need not be compared again.
+_OPEN_VALUES = 256
+# Largest request that `ready` serves; the kernel's largest.
+_SCRATCH_BYTES = 1 << 20
+# After so long without a read, memory is given back and the threads end.
+_IDLE_S = 10.0
+# A disk that is slower than the network is waited for before anything is fetched ahead, a little.
+_BEHIND_S = 2.0
 
 
 @dataclass
 class CacheCounters:
-    """What the cache has done since it was opened."""
+    """What the cache has done since it was opened. `misses` are blocks that somebody had to wait for."""
 
     memory_hits: int = 0
     disk_hits: int = 0
     misses: int = 0
+    bytes_ahead: int = 0
     damaged: int = 0
-    disk_errors: int = 0
 
 
-class _PlainDisk(diskcache.Disk):  # type: ignore[misc]
-    """Values are bytes and keys are text: a pickle in the cache folder is somebody else's and is never opened."""
+Unit: TypeAlias = memoryview | Value
+"""A piece of an object at hand: its bytes, or its open file."""
 
-    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> Any:
-        if mode == diskcache.core.MODE_PICKLE:
-            raise OSError("a value that is not bytes")
-        return super().fetch(mode, filename, value, read)
+
+class _Flight:
+    """A range that is being fetched. `parts` are the units of it, by where they start, once `landed` has a result."""
+
+    __slots__ = ("end", "landed", "parts", "start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.parts: list[tuple[int, Unit]] = []
+        self.landed: Future[None] = Future()
 
 
 class ChunkCache:
-    """A disk cache for the objects of all sources; see the module's docstring."""
+    """A cache for the objects of all sources; see the module's docstring."""
 
-    def __init__(self, folder: Path, limit_bytes: int, memory_bytes: int = MEMORY_BYTES) -> None:
-        self.limit_bytes = limit_bytes
+    def __init__(
+        self,
+        folder: Path | None,
+        limit_bytes: int,
+        memory_bytes: int = MEMORY_BYTES,
+        ahead_bytes: int = AHEAD_BYTES,
+    ) -> None:
+        """Keeps nothing on disk where `folder` is None. Raises OSError where the folder cannot be used."""
         self.counters = CacheCounters()
         self._lock = threading.Lock()
-        self._memory: LRUCache[str, bytes] = LRUCache(memory_bytes, len)
-        self._flights: Flights[str, bytes] = Flights()
-        self._failures = 0
-        self._rest_until = 0.0
-        self._disk = _open_disk(folder, limit_bytes)
+        self._memory_bytes = memory_bytes
+        self._units: OrderedDict[Key, memoryview] = OrderedDict()
+        # Of the units in memory those that were read to their ends: the first to go, in that order. The kernel's
+        # requests come in any order, so the one that ends a unit need not be the last.
+        self._spent: OrderedDict[Key, memoryview] = OrderedDict()
+        self._units_bytes = 0
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+        self._flights: dict[Key, _Flight] = {}
+        self._readahead = Readahead(ahead_bytes)
+        self._coming_bytes = 0
+        self._fetchers = Fetchers(_FETCHERS, _IDLE_S, self._is_unused, self._give_back_memory)
+        self._read_at_s = 0.0
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._disk = Disk(folder, limit_bytes, self._evicted) if folder is not None else None
+
+    @property
+    def limit_bytes(self) -> int:
+        """How much may be kept on disk."""
+        return self._disk.limit_bytes if self._disk else 0
+
+    @property
+    def disk_errors(self) -> int:
+        """How often the disk has failed."""
+        return self._disk.errors if self._disk else 0
 
     def resize(self, limit_bytes: int) -> None:
-        """Changes how much may be kept on disk; what is over it goes as chunks come."""
-        self.limit_bytes = limit_bytes
-        self._disk.reset("size_limit", limit_bytes)
-
-    def close(self) -> None:
-        """Closes the disk cache; the chunks stay for the next mount."""
-        self._disk.close()
-
-    def read(self, source: Source, obj: ObjectInfo, start: int, length: int) -> bytes:
-        """The bytes of the range that stand before the object's end, from cache or source.
-
-        Chunks that are missing are fetched whole, adjoining ones in one request. Raises what `source.read` raises.
-        """
-        length = clip(start, length, obj.size_bytes)
-        spans = list(chunk_spans(start, length, CHUNK_BYTES))
-        chunks = self._chunks(source, obj, [index for index, _, _ in spans])
-        if len(spans) == 1:
-            _, offset, count = spans[0]
-            chunk = chunks[spans[0][0]]
-            return chunk if count == len(chunk) else chunk[offset : offset + count]
-        return b"".join(memoryview(chunks[i])[offset : offset + count] for i, offset, count in spans)
-
-    def cached_bytes(self, source: Source, obj: ObjectInfo) -> int:
-        """How many of the object's bytes are on disk."""
-        prefix = _object_id(source, obj)
-        total = 0
-        for index in range(-(-obj.size_bytes // CHUNK_BYTES)):
-            try:
-                if f"{prefix}:{index}" in self._disk:
-                    total += clip(index * CHUNK_BYTES, CHUNK_BYTES, obj.size_bytes)
-            except _DISK_FAILURES as failure:
-                self._disk_failed(failure)
-                break
-        return total
+        """Changes how much may be kept on disk; what is over it goes as units come."""
+        if self._disk:
+            self._disk.limit_bytes = limit_bytes
 
     def used_bytes(self) -> int:
-        """Bytes that the cache folder holds, as diskcache counts them."""
-        try:
-            return int(self._disk.volume())
-        except _DISK_FAILURES as failure:
-            self._disk_failed(failure)
+        """Bytes that the cache folder holds."""
+        return self._disk.used_bytes() if self._disk else 0
+
+    def bytes_on_disk(self, thing: "CachedObject") -> int:
+        """How many of an object's bytes are on disk; what several units hold counts once."""
+        if self._disk is None:
             return 0
+        places = sorted(
+            (number // _LEVELS * UNIT_BYTES[number % _LEVELS], UNIT_BYTES[number % _LEVELS])
+            for number in self._disk.kept_of(thing.owner)
+        )
+        total = position = 0
+        for start, size in places:
+            end = min(start + size, thing.info.size_bytes)
+            total += max(0, end - max(start, position))
+            position = max(position, end)
+        return total
 
-    # -- chunks
+    def settle(self) -> None:
+        """Returns when nothing is being fetched ahead and everything is on disk that is to be."""
+        deadline = time.monotonic() + _IDLE_S
+        while (self._flights or self._fetchers.is_busy()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if self._disk:
+            self._disk.settle()
 
-    def _chunks(self, source: Source, obj: ObjectInfo, wanted: Iterable[int]) -> dict[int, bytes]:
-        """The chunks of these indices; what no one has and no one else is fetching is fetched here."""
-        prefix = _object_id(source, obj)
-        chunks: dict[int, bytes] = {}
-        owned: list[int] = []
-        awaited = {}
-        try:
-            for index in wanted:
-                key = f"{prefix}:{index}"
-                chunk = self._from_memory(key)
-                if chunk is None:
-                    flight, mine = self._flights.join(key)
-                    if mine:
-                        owned.append(index)
-                        # Between the look into memory and the flight somebody may have landed this chunk.
-                        chunk = self._from_memory(key) or self._from_disk(key, _chunk_bytes(obj, index))
-                        if chunk is not None:
-                            owned.pop()
-                            self._land(key, chunk)
-                    else:
-                        awaited[index] = flight
-                if chunk is not None:
-                    chunks[index] = chunk
-            while owned:
-                run = _first_run(owned)
-                for index, chunk in self._fetch(source, obj, run).items():
-                    self._to_disk(f"{prefix}:{index}", chunk)
-                    self._land(f"{prefix}:{index}", chunk)
-                    owned.remove(index)
-                    chunks[index] = chunk
-        except BaseException as failure:
-            # Waiters must not share a KeyboardInterrupt or the like; for them the fetch has just failed.
-            shared = failure if isinstance(failure, EgofsError) else CorruptData(f"{obj.key}: fetch broken off")
-            for index in owned:
-                self._flights.crash(f"{prefix}:{index}", shared)
-            raise
-        for index, flight in awaited.items():
-            chunks[index] = self._flights.wait(flight, obj.key)
-        return chunks
+    def close(self) -> None:
+        """Ends the threads; what is kept stays for the next mount."""
+        self._fetchers.close()
+        if self._disk:
+            self._disk.close()
 
-    def _fetch(self, source: Source, obj: ObjectInfo, run: list[int]) -> dict[int, bytes]:
-        start = run[0] * CHUNK_BYTES
-        length = clip(start, len(run) * CHUNK_BYTES, obj.size_bytes)
-        data = source.read(obj, start, length)
-        if len(data) != length:
-            raise CorruptData(f"{obj.key}: {len(data)} bytes came for {length} at {start}")
+    def object(self, source: Source, obj: ObjectInfo) -> "CachedObject":
+        """One version of one object, to be read."""
+        return CachedObject(self, source, obj)
+
+    # -- reading
+
+    def ready(self, thing: "CachedObject", start: int, length: int) -> Buffer | None:
+        """The range if it is at hand without waiting. The buffer is valid until the next call."""
         with self._lock:
-            self.counters.misses += len(run)
-        if len(run) == 1:
-            return {run[0]: data}
-        return {index: data[n * CHUNK_BYTES : (n + 1) * CHUNK_BYTES] for n, index in enumerate(run)}
-
-    def _land(self, key: str, chunk: bytes) -> None:
-        with self._lock:
-            self._memory[key] = chunk
-        self._flights.land(key, chunk)
-
-    def _from_memory(self, key: str) -> bytes | None:
-        with self._lock:
-            chunk = self._memory.get(key)
-            if chunk is not None:
-                self.counters.memory_hits += 1
-            return chunk
-
-    # -- disk
-
-    def _from_disk(self, key: str, length: int) -> bytes | None:
-        if time.monotonic() < self._rest_until:
+            parts = self._at_hand(thing, start, length)
+            self._observe(thing, start, length, waits=parts is None)
+            self._let_go(thing, parts or (), start + length)
+        if parts is None:
+            thing.observed.add((start, length))
             return None
-        try:
-            stored = self._disk.get(key)
-            if stored is None:
-                return None
-            if len(stored) == length + _DIGEST_BYTES:
-                chunk = bytes(memoryview(stored)[:length])
-                if _digest(key, chunk) == stored[length:]:
-                    self._failures = 0
-                    with self._lock:
-                        self.counters.disk_hits += 1
-                    return chunk
-            log.warning("a damaged chunk was found in the cache and dropped; it is fetched again")
-            with self._lock:
-                self.counters.damaged += 1
-            self._disk.delete(key)
-        except _DISK_FAILURES as failure:
-            self._disk_failed(failure)
+        at, unit = parts[0]
+        if len(parts) == 1 and not isinstance(unit, Value):
+            self.counters.memory_hits += 1
+            return unit[start - at : start - at + length]
+        if length <= _SCRATCH_BYTES and self._gather(parts, start, length):
+            self.counters.memory_hits += 1
+            return self._scratch[:length]
+        thing.observed.add((start, length))
         return None
 
-    def _to_disk(self, key: str, chunk: bytes) -> None:
-        if time.monotonic() < self._rest_until:
-            return
-        try:
-            self._disk.set(key, chunk + _digest(key, chunk))
-        except _DISK_FAILURES as failure:
-            self._disk_failed(failure)
+    def _gather(self, parts: list[tuple[int, Unit]], start: int, length: int) -> bool:
+        """Copies the range together in the scratch buffer; False where a part would have to be waited for."""
+        position = start
+        for at, unit in parts:
+            count = min(at + _length(unit), start + length) - position
+            into = self._scratch[position - start : position - start + count]
+            if isinstance(unit, Value):
+                if not unit.ready(position - at, into):
+                    return False
+            else:
+                into[:] = unit[position - at : position - at + count]
+            position += count
+        return True
 
-    def _disk_failed(self, failure: BaseException) -> None:
+    def read(self, thing: "CachedObject", start: int, length: int) -> Buffer:
+        """The range, which lies within the object; blocks. Raises what the source raises."""
+        observed = (start, length) in thing.observed
         with self._lock:
-            self.counters.disk_errors += 1
-            self._failures += 1
-            if self._failures >= _DISK_PATIENCE:
-                self._failures = 0
-                self._rest_until = time.monotonic() + _DISK_PAUSE_S
-        log.warning("the cache folder %s failed (%s); reading goes on without it", self._disk.directory, failure)
+            thing.observed.discard((start, length))
+            if not observed:
+                waits = self._at_hand(thing, start, length) is None
+                self._observe(thing, start, length, waits=waits)
+            parts, mine = self._launch(thing, start, length)
+        self._fly(thing, mine, load=False)
+        units: list[tuple[int, Unit]] = []
+        for at, part in parts:
+            if isinstance(part, _Flight):
+                if part not in mine:
+                    Flights.wait(part.landed, thing.info.key)
+                units += part.parts
+            else:
+                units.append((at, part))
+        with self._lock:
+            self._let_go(thing, units, start + length)
+        try:
+            return _joined(units, start, length)
+        except _Useless as failure:
+            self._drop(failure.value.key)
+            thing.observed.add((start, length))
+            return self.read(thing, start, length)
+
+    # -- finding; all called with the lock
+
+    def _unit_at(self, thing: "CachedObject", position: int) -> tuple[int, Unit] | None:
+        """The unit at hand that holds a byte, and where it starts."""
+        for level, size_bytes in enumerate(UNIT_BYTES):
+            index = position // size_bytes
+            key = (thing.owner, index * _LEVELS + level)
+            unit = self._units.get(key)
+            if unit is not None:
+                self._units.move_to_end(key)
+                return index * size_bytes, unit
+            unit = self._spent.get(key)
+            if unit is not None:
+                return index * size_bytes, unit
+            value = self._values.get(key)
+            if value is not None and self._disk is not None:
+                self._values.move_to_end(key)
+                self._disk.used(key)
+                return index * size_bytes, value
+        return None
+
+    def _let_go(self, thing: "CachedObject", parts: Iterable[tuple[int, Unit]], end: int) -> None:
+        """Units read to their ends are the next to go from memory, before those that nobody has read yet."""
+        for at, unit in parts:
+            if isinstance(unit, Value) or at + len(unit) > end:
+                continue
+            for level, size_bytes in enumerate(UNIT_BYTES):
+                key = (thing.owner, at // size_bytes * _LEVELS + level)
+                if at % size_bytes == 0 and self._units.get(key) is unit:
+                    self._spent[key] = self._units.pop(key)
+
+    def _at_hand(self, thing: "CachedObject", start: int, length: int) -> list[tuple[int, Unit]] | None:
+        """The units that make up a range, in order; None where one is missing."""
+        parts = []
+        position = start
+        while position < start + length:
+            found = self._unit_at(thing, position)
+            if found is None:
+                return None
+            parts.append(found)
+            position = found[0] + _length(found[1])
+        return parts
+
+    def _launch(
+        self, thing: "CachedObject", start: int, length: int
+    ) -> "tuple[list[tuple[int, Unit | _Flight]], list[_Flight]]":
+        """The units and flights that make up a range; and the flights among them that the caller has to fly."""
+        parts: list[tuple[int, Unit | _Flight]] = []
+        mine: list[_Flight] = []
+        size_bytes = thing.info.size_bytes
+        end = min(-(-(start + length) // BLOCK_BYTES) * BLOCK_BYTES, size_bytes)
+        position = start // BLOCK_BYTES * BLOCK_BYTES
+        if size_bytes <= CHUNK_BYTES:
+            position, end = 0, size_bytes
+        while position < end:
+            found = self._unit_at(thing, position)
+            flight = self._flights.get((thing.owner, position // BLOCK_BYTES)) if found is None else None
+            if found is not None:
+                parts.append(found)
+                position = found[0] + _length(found[1])
+            elif flight is not None:
+                parts.append((flight.start, flight))
+                position = flight.end
+            else:
+                position, begin = self._free_until(thing, position, end), position
+                flight = _Flight(begin, position)
+                for block in range(begin // BLOCK_BYTES, -(-position // BLOCK_BYTES)):
+                    self._flights[thing.owner, block] = flight
+                parts.append((begin, flight))
+                mine.append(flight)
+        return parts, mine
+
+    def _free_until(self, thing: "CachedObject", position: int, end: int) -> int:
+        """How far from a position on nothing is at hand or under way."""
+        while position < end:
+            position = min(position + BLOCK_BYTES, end)
+            if (thing.owner, position // BLOCK_BYTES) in self._flights or self._unit_at(thing, position) is not None:
+                break
+        return position
+
+    def _observe(self, thing: "CachedObject", start: int, length: int, *, waits: bool) -> None:
+        """Tells readahead of a read, and has fetched what it names."""
+        self._read_at_s = now_s = time.monotonic()
+        pieces = self._readahead.access(thing.owner, thing.info.size_bytes, start, length, waits=waits, now_s=now_s)
+        for piece in pieces:
+            self._fetchers.add(id(piece.stream), [partial(self._fetch_piece, thing, piece)])
+        if not pieces:
+            self._fetchers.add(_ERRANDS)
+
+    # -- fetching
+
+    def _fly(self, thing: "CachedObject", flights: list[_Flight], *, load: bool) -> None:
+        """Gets the ranges of the caller's flights from disk or source, and ends each of them whatever happens."""
+        for number, flight in enumerate(flights):
+            try:
+                self._fill(thing, flight, load=load)
+            except BaseException as failure:
+                # Waiters must not share a KeyboardInterrupt or the like; for them the fetch has just failed.
+                shared = failure if isinstance(failure, EgofsError) else None
+                for lost in flights[number:]:
+                    self._end(thing, lost)
+                    lost.landed.set_exception(shared or CorruptData(f"{thing.info.key}: fetching it was broken off"))
+                raise
+            flight.parts.sort(key=_start_of)
+            self._end(thing, flight)
+            flight.landed.set_result(None)
+
+    def _fill(self, thing: "CachedObject", flight: _Flight, *, load: bool) -> None:
+        whole = load or flight.end - flight.start >= CHUNK_BYTES // 2
+        for start, end in self._missing(thing, flight, load=whole):
+            data = thing.source.read(thing.info, start, end - start)
+            if len(data) != end - start:
+                raise CorruptData(f"{thing.info.key}: {len(data)} bytes came for {end - start} at {start}")
+            self._keep(thing, flight, start, memoryview(data))
+            with self._lock:
+                if load:
+                    self.counters.bytes_ahead += end - start
+                else:
+                    self.counters.misses += -(-(end - start) // BLOCK_BYTES)
+
+    def _end(self, thing: "CachedObject", flight: _Flight) -> None:
+        with self._lock:
+            for block in range(flight.start // BLOCK_BYTES, -(-flight.end // BLOCK_BYTES)):
+                del self._flights[thing.owner, block]
+
+    def _missing(self, thing: "CachedObject", flight: _Flight, *, load: bool) -> list[tuple[int, int]]:
+        """The ranges of a flight that are not on disk. What is there becomes part of the flight."""
+        missing: list[tuple[int, int]] = []
+        position = flight.start
+        while position < flight.end:
+            # A larger unit that holds this byte began before, and was looked for there.
+            levels = [n for n, size in enumerate(UNIT_BYTES) if position % size == 0 or position == flight.start]
+            found = self._on_disk(thing, position, levels, load=load)
+            if found is not None:
+                flight.parts.append(found)
+                position = found[0] + _length(found[1])
+                continue
+            end = min(position + BLOCK_BYTES, flight.end)
+            if missing and position - missing[-1][1] < _ISLAND_BYTES:
+                missing[-1] = missing[-1][0], end
+            else:
+                missing.append((position, end))
+            position = end
+        return missing
+
+    def _on_disk(
+        self, thing: "CachedObject", position: int, levels: list[int], *, load: bool
+    ) -> tuple[int, Unit] | None:
+        """The unit on disk that holds a byte, and where it starts; with `load` its bytes too, else an open file."""
+        if self._disk is None:
+            return None
+        for level in levels:
+            size_bytes = UNIT_BYTES[level]
+            index = position // size_bytes
+            start = index * size_bytes
+            key = (thing.owner, index * _LEVELS + level)
+            length = clip(start, size_bytes, thing.info.size_bytes)
+            try:
+                found = self._disk.load(key, length) if load else self._disk.find(key, length)
+            except Damaged:
+                self._drop(key)
+                continue
+            if found is None:
+                continue
+            unit: Unit
+            if isinstance(found, Value):
+                unit = found
+                self._remember_value(found)
+            else:
+                unit = memoryview(found)
+                self._remember(key, unit)
+            with self._lock:
+                self.counters.disk_hits += 1
+            return start, unit
+        return None
+
+    def _keep(self, thing: "CachedObject", flight: _Flight, start: int, data: memoryview) -> None:
+        """Cuts fetched bytes into units, for memory and for disk."""
+        position, end = start, start + len(data)
+        while position < end:
+            level, stop = _largest_unit(position, end, thing.info.size_bytes)
+            key = (thing.owner, position // UNIT_BYTES[level] * _LEVELS + level)
+            unit = data[position - start : stop - start]
+            flight.parts.append((position, unit))
+            self._remember(key, unit)
+            if self._disk is not None:
+                self._disk.keep(key, unit)
+            position = stop
+
+    def _remember(self, key: Key, unit: memoryview) -> None:
+        with self._lock:
+            before = self._units.pop(key, b"") or self._spent.pop(key, b"")
+            self._units_bytes += len(unit) - len(before)
+            self._units[key] = unit
+            while self._units_bytes > self._memory_bytes and len(self._units) + len(self._spent) > 1:
+                self._units_bytes -= len((self._spent or self._units).popitem(last=False)[1])
+
+    def _remember_value(self, value: Value) -> None:
+        with self._lock:
+            self._values[value.key] = value
+            if len(self._values) > _OPEN_VALUES:
+                self._values.popitem(last=False)
+
+    def _evicted(self, key: Key) -> None:
+        with self._lock:
+            self._values.pop(key, None)
+
+    def _drop(self, key: Key) -> None:
+        """What was kept is not what is there: it is fetched again."""
+        assert self._disk is not None, "only the disk keeps anything"
+        with self._lock:
+            self._values.pop(key, None)
+            self.counters.damaged += 1
+        self._disk.discard(key)
+        log.warning("a damaged piece was found in the cache and dropped; it is fetched again")
+
+    # -- ahead
+
+    def later(self, work: Work) -> None:
+        """Has something small done by a thread that may block."""
+        self._fetchers.add(_ERRANDS, [work])
+
+    def fetch_ahead(self, source: Source, obj: ObjectInfo) -> None:
+        """Has an object brought to hand that is likely to be read soon, whole."""
+        if obj.size_bytes:
+            thing, piece = self.object(source, obj), Piece(0, obj.size_bytes, None)
+            self._fetchers.add(_OBJECTS, [partial(self._fetch_piece, thing, piece)])
+
+    def _fetch_piece(self, thing: "CachedObject", piece: Piece) -> None:
+        self._wait_for_disk(piece.length)
+        with self._lock:
+            if not piece.is_wanted():
+                return
+            _, mine = self._launch(thing, piece.start, piece.length)
+            self._coming_bytes += piece.length
+        try:
+            self._fly(thing, mine, load=True)
+        except EgofsError as failure:
+            # Whoever waits for it has been told; a reader who comes later asks again.
+            log.info("fetching ahead: %s", failure)
+        finally:
+            with self._lock:
+                self._coming_bytes -= piece.length
+
+    def _wait_for_disk(self, length: int) -> None:
+        """A disk slower than the network sets the pace, so that what is read is kept: for a while, not for ever."""
+        give_up = time.monotonic() + _BEHIND_S
+        while self._disk and not self._disk.has_room(self._coming_bytes + length) and time.monotonic() < give_up:
+            time.sleep(0.005)
+
+    def _is_unused(self) -> bool:
+        return time.monotonic() - self._read_at_s > _IDLE_S
+
+    def _give_back_memory(self) -> None:
+        """Nothing was read for a while."""
+        with self._lock:
+            self._units.clear()
+            self._spent.clear()
+            self._units_bytes = 0
+        if self._disk is not None:
+            self._disk.give_back_memory()
+        # What was freed, malloc keeps for the next time; this returns it to the system (glibc only).
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
-def _open_disk(folder: Path, limit_bytes: int) -> Any:
-    """diskcache with settings of ours; a database that cannot be opened is set aside and begun anew."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    settings = {
-        "disk": _PlainDisk,
-        "size_limit": limit_bytes,
-        # The default evicts what was stored first, not what was used last.
-        "eviction_policy": "least-recently-used",
-        "cull_limit": 10,
-        "statistics": 0,
-        "tag_index": 0,
-    }
-    try:
-        return diskcache.Cache(str(folder), **settings)
-    except sqlite3.DatabaseError as failure:
-        aside = folder / f"cache.db.damaged-{os.getpid()}"
-        log.warning("the cache's database %s is damaged (%s): set aside as %s", folder, failure, aside.name)
-        (folder / "cache.db").rename(aside)
-        for suffix in ("-wal", "-shm"):
-            (folder / f"cache.db{suffix}").unlink(missing_ok=True)
-        return diskcache.Cache(str(folder), **settings)
+class CachedObject:
+    """One version of one object, as one opener reads it."""
+
+    def __init__(self, cache: ChunkCache, source: Source, info: ObjectInfo) -> None:
+        self.source = source
+        self.info = info
+        self.owner = hashlib.blake2b(os.fsencode(f"{source.url}\0{info.identity}"), digest_size=16).digest()
+        self.observed: set[tuple[int, int]] = set()
+        """Ranges that `ready` did not have: readahead has heard of them, and `read` follows."""
+        self._cache = cache
+
+    def ready(self, start: int, length: int) -> Buffer | None:
+        """The range, within the object, if it is at hand; never blocks. The buffer is valid until the next call."""
+        return self._cache.ready(self, start, length)
+
+    def read(self, start: int, length: int) -> Buffer:
+        """The range, within the object; blocks. Raises what `Source.read` raises."""
+        return self._cache.read(self, start, length)
+
+    def cached_bytes(self) -> int:
+        """How many of the object's bytes are on disk."""
+        return self._cache.bytes_on_disk(self)
 
 
-def _object_id(source: Source, obj: ObjectInfo) -> str:
-    return hashlib.blake2b(os.fsencode(f"{source.url}\0{obj.identity}"), digest_size=16).hexdigest()
+class _Useless(Exception):
+    """A value that turned out damaged."""
+
+    def __init__(self, value: Value) -> None:
+        super().__init__()
+        self.value = value
 
 
-def _chunk_bytes(obj: ObjectInfo, index: int) -> int:
-    return clip(index * CHUNK_BYTES, CHUNK_BYTES, obj.size_bytes)
+def _joined(units: list[tuple[int, Unit]], start: int, length: int) -> Buffer:
+    """The range out of units that cover it, in order. Raises _Useless."""
+    pieces: list[Buffer] = []
+    position, end = start, start + length
+    for at, unit in units:
+        stop = min(at + _length(unit), end)
+        if not at <= position < stop:
+            continue
+        if isinstance(unit, Value):
+            try:
+                pieces.append(unit.read(position - at, stop - position))
+            except (Damaged, OSError) as failure:
+                raise _Useless(unit) from failure
+        else:
+            pieces.append(unit[position - at : stop - at])
+        position = stop
+    assert position == end, "the units cover the range"
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _first_run(indices: list[int]) -> list[int]:
-    """The leading indices that adjoin one another: they are one request."""
-    run = [indices[0]]
-    for index in indices[1:]:
-        if index != run[-1] + 1:
-            break
-        run.append(index)
-    return run
+def _largest_unit(start: int, end: int, size_bytes: int) -> tuple[int, int]:
+    """Level and end of the largest unit that begins at `start` and lies before `end`, in an object of that size."""
+    for level, unit_bytes in enumerate(UNIT_BYTES):
+        stop = min(start + unit_bytes, size_bytes)
+        if start % unit_bytes == 0 and stop <= end:
+            return level, stop
+    raise AssertionError(f"ranges are made of whole blocks, not {start} to {end} of {size_bytes}")
 
 
-def _digest(key: str, chunk: bytes) -> bytes:
-    """XXH3 over key and bytes: finds damage and swapped files at memory speed; it is no defence against forgery."""
-    digest = xxhash.xxh3_64(key.encode())
-    digest.update(chunk)
-    return digest.digest()
+def _start_of(part: tuple[int, Unit]) -> int:
+    return part[0]
+
+
+def _length(unit: Unit) -> int:
+    return unit.length if isinstance(unit, Value) else len(unit)

@@ -5,6 +5,10 @@ Pure functions: any thread may call them.
 
 import re
 from collections.abc import Iterator
+from typing import TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Bytes that need not be copied to be handed on. Of one that came from below nobody changes anything."""
 
 
 def clip(start: int, length: int, size_bytes: int) -> int:

@@ -9,23 +9,28 @@ it. Called by the mounted tree, which says what videos stand in a folder; knows 
 Any thread may call. Lock order: `VideoShelf._lock` is the only lock here; nothing is fetched or decoded under it.
 """
 
+from __future__ import annotations
+
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
+import vfs.video
 from vfs.errors import NoSuchAttribute, NotFound
 from vfs.flight import Flights
-from vfs.node import Attributes, Directory, File, Node
+from vfs.node import Attributes, Child, Directory, File, Kind, Node, tag_of
 from vfs.objectfile import ObjectFile
-from vfs.video.decode import Decoder
-from vfs.video.encode import encode_jpeg, jpeg_size_bytes
-from vfs.video.index import VideoIndex, read_index
+
+if TYPE_CHECKING:
+    from vfs.video import Decoder, VideoIndex
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +142,7 @@ class VideoShelf:
         if not mine:
             return self._flights.wait(flight, video.view)
         try:
-            index = read_index(video.file, video.view)
+            index = vfs.video.read_index(video.file, video.view)
         except BaseException as failure:
             self._flights.crash(video.identity, failure)
             raise
@@ -149,7 +154,7 @@ class VideoShelf:
     def jpeg(self, video: Video, frame: int) -> bytes:
         """A frame as JPEG of the constant length. Raises UndecodableVideo and what reading the video raises."""
         picture = self._decoder(video).frame(frame)
-        encoded = encode_jpeg(picture)
+        encoded = vfs.video.encode_jpeg(picture)
         with self._lock:
             self.frames_encoded += 1
         return encoded
@@ -168,7 +173,7 @@ class VideoShelf:
             decoder = self._decoders.get(video.identity)
             if decoder is None:
                 # A decoder that falls off may be in use; it is collected when its last user lets go of it.
-                decoder = Decoder(video.file, index, video.view, kept_bytes=_PICTURES_A_DECODER_BYTES)
+                decoder = vfs.video.Decoder(video.file, index, video.view, kept_bytes=_PICTURES_A_DECODER_BYTES)
                 self._decoders[video.identity] = decoder
             return decoder
 
@@ -204,20 +209,20 @@ class FramesDirectory(Directory):
         """The directory of a view."""
         return self._view(name)
 
-    def children(self) -> Iterator[tuple[str, Node]]:
+    def children(self) -> Iterator[Child]:
         """All views but those that are links to nowhere; no video is opened for it."""
         for view in self._views():
             try:
                 node = self._view(view)
             except NotFound:
                 continue
-            yield view, node
+            yield os.fsencode(view), node.kind, node.tag, 0, node.attributes.mtime_ns
 
-    def negative_valid_s(self) -> float:
+    def names_valid_s(self) -> float:
         """The folder's listing says which views there are."""
         return self.attributes.valid_s
 
-    def _view(self, name: str) -> "ViewDirectory":
+    def _view(self, name: str) -> ViewDirectory:
         return ViewDirectory(self._shelf, lambda: self._video(name))
 
     def _video(self, name: str) -> Video:
@@ -248,15 +253,15 @@ class ViewDirectory(Directory):
         index = self._shelf.index(video)
         return FrameFile(self._shelf, video, index, video.rule.source_frame(index, number))
 
-    def children(self) -> Iterator[tuple[str, Node]]:
+    def children(self) -> Iterator[Child]:
         """All frames in order; nothing is decoded."""
         video = self._find()
         index = self._shelf.index(video)
+        tag, size = tag_of(Kind.FILE, video.identity), vfs.video.jpeg_size_bytes(index.width, index.height)
         for number in range(video.rule.first, video.rule.first + video.rule.count(index)):
-            frame = FrameFile(self._shelf, video, index, video.rule.source_frame(index, number))
-            yield video.rule.file_name(video.view, number), frame
+            yield os.fsencode(video.rule.file_name(video.view, number)), Kind.FILE, tag, size, video.mtime_ns
 
-    def negative_valid_s(self) -> float:
+    def names_valid_s(self) -> float:
         """The index says which frames there are."""
         return self._find().valid_s
 
@@ -265,7 +270,7 @@ class FrameFile(File):
     """A picture: its size is known from the video's width and height, its bytes when it is opened."""
 
     def __init__(self, shelf: VideoShelf, video: Video, index: VideoIndex, frame: int) -> None:
-        size = jpeg_size_bytes(index.width, index.height)
+        size = vfs.video.jpeg_size_bytes(index.width, index.height)
         self.attributes = Attributes(size, video.mtime_ns, video.valid_s)
         self.version = video.identity
         self._shelf = shelf
@@ -273,7 +278,7 @@ class FrameFile(File):
         self._index = index
         self._frame = frame
 
-    def open(self) -> "_Picture":
+    def open(self) -> _Picture:
         """Decodes and encodes the frame. Raises UndecodableVideo and what reading the video raises."""
         return _Picture(self._shelf.jpeg(self._video, self._frame))
 
@@ -294,8 +299,10 @@ class _Picture:
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
 
-    def read(self, start: int, length: int) -> memoryview:
+    def ready(self, start: int, length: int) -> memoryview:
         return self._data[start : start + length]
+
+    read = ready
 
     def close(self) -> None:
         self._data = memoryview(b"")

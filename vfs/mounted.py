@@ -6,19 +6,22 @@ nothing of datasets. Any thread may call; whatever needs a listing blocks until 
 A name that the source really has always wins: `frames` is only there where nothing else is called so.
 """
 
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from vfs import frames
-from vfs.cache import ChunkCache
+from vfs.cache import CHUNK_BYTES, ChunkCache
 from vfs.catalog import Catalog, Entry, Folder
 from vfs.datasets import Dataset
 from vfs.errors import NoSuchAttribute, NotFound, SourceError
-from vfs.node import Attributes, Directory, File, Kind, Link, Node
+from vfs.node import Attributes, Child, Directory, File, Kind, Link, Node
 from vfs.objectfile import ObjectFile
+from vfs.siblings import Question, Siblings
 from vfs.sources import ObjectInfo, Source
 
 _PREFIX = "user.egofs."
@@ -48,15 +51,28 @@ class MountedDataset:
         self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s)
         self.shelf = frames.VideoShelf()
         self.show_frames = show_frames
+        self._siblings = Siblings(CHUNK_BYTES)
 
     @property
     def root(self) -> "FolderNode":
         """The mounted tree's root. Raises what listing the root raises, so that a mount of nothing fails."""
-        return FolderNode(self, "", Attributes(0, 0, self.catalog.valid_s(self.catalog.folder(""))))
+        return FolderNode(self, "", self.catalog.valid_s(self.catalog.folder("")))
 
     def object_file(self, folder: str, obj: ObjectInfo) -> ObjectFile:
         """The bytes of an object that `folder` lists. When its version is gone, the folder is listed anew."""
         return ObjectFile(self.source, self.cache, obj, on_change=lambda: self._list_anew(folder))
+
+    def opened(self, folder: str, obj: ObjectInfo) -> ObjectFile:
+        """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn."""
+        if self.cache is not None and (question := self._siblings.opened(folder, obj)) is not None:
+            self.cache.later(partial(self._fetch_siblings, self.cache, question))
+        return self.object_file(folder, obj)
+
+    def _fetch_siblings(self, cache: ChunkCache, question: Question) -> None:
+        name = posixpath.basename(question.key)
+        following = self.catalog.objects_after(question.folder, name, question.count) if question.count else []
+        for obj in self._siblings.answer(question, following):
+            cache.fetch_ahead(self.source, obj)
 
     def _list_anew(self, folder: str) -> None:
         # Whoever is told of the object's change must not hear of the catalog's failure instead.
@@ -93,42 +109,51 @@ class MountedDataset:
 class FolderNode(Directory):
     """A folder of the dataset."""
 
-    def __init__(self, mounted: MountedDataset, path: str, attributes: Attributes) -> None:
-        self.attributes = attributes
+    def __init__(self, mounted: MountedDataset, path: str, valid_s: float, known: Folder | None = None) -> None:
+        """`known` is the listing that answers; without one, the catalog is asked for one each time."""
+        self.attributes = Attributes(0, 0, valid_s)
         self._mounted = mounted
         self._path = path
+        self._known = known
+
+    def at_hand(self) -> "FolderNode | None":
+        """This folder with the listing that the catalog has of it, if it may still be believed."""
+        known = self._mounted.catalog.known(self._path)
+        return FolderNode(self._mounted, self._path, self.attributes.valid_s, known) if known else None
+
+    def _listing(self) -> Folder:
+        return self._known or self._mounted.catalog.folder(self._path)
 
     def lookup(self, name: str) -> Node:
         """The entry of that name, or the frames of this folder's videos. Raises NotFound and the source's errors."""
-        catalog = self._mounted.catalog
-        known = catalog.folder(self._path)
+        known = self._listing()
         try:
-            return self._node(catalog.entry_in(known, self._path, name), known)
+            return self._node(self._mounted.catalog.entry(self._path, name), known)
         except NotFound:
             if self._mounted.show_frames and known.has_videos and name.startswith(frames.NAME):
                 return self._frames(known, frames.parse_variant(name))
             raise
 
-    def children(self) -> Iterator[tuple[str, Node]]:
+    def children(self) -> Iterator[Child]:
         """All entries, and `frames` where there are videos; no request a file."""
-        catalog = self._mounted.catalog
-        known = catalog.folder(self._path)
-        taken = False
-        for entry in catalog.entries(self._path):
-            taken = taken or entry.name == frames.NAME
-            yield entry.name, self._node(entry, known)
-        if self._mounted.show_frames and known.has_videos and not taken:
-            yield frames.NAME, self._frames(known, frames.Variant())
+        known = self._listing()
+        yield from self._mounted.catalog.children(self._path)
+        if self._mounted.show_frames and known.has_videos:
+            try:
+                self._mounted.catalog.entry(self._path, frames.NAME)  # a name of the source, which came above
+            except NotFound:
+                node = self._frames(known, frames.Variant())
+                yield os.fsencode(frames.NAME), node.kind, node.tag, 0, 0
 
-    def negative_valid_s(self) -> float:
+    def names_valid_s(self) -> float:
         """A folder's listing is complete: what it lacks is not there for as long as it is believed."""
-        return self._mounted.catalog.valid_s(self._mounted.catalog.folder(self._path))
+        return self._mounted.catalog.valid_s(self._listing())
 
     def _node(self, entry: Entry, known: Folder) -> Node:
         valid_s = self._mounted.catalog.valid_s(known)
         path = f"{self._path}/{entry.name}" if self._path else entry.name
         if entry.kind is Kind.DIRECTORY:
-            return FolderNode(self._mounted, path, Attributes(0, 0, valid_s))
+            return FolderNode(self._mounted, path, valid_s)
         if entry.kind is Kind.LINK:
             return LinkNode(entry.target, valid_s)
         return ObjectNode(self._mounted, self._path, entry, valid_s)
@@ -141,7 +166,9 @@ class FolderNode(Directory):
 
     def _views(self) -> Iterator[str]:
         """A video's view is its name without the suffix; where that stands for several, all keep their suffix."""
-        names = [PurePosixPath(entry.name) for entry in self._mounted.catalog.videos(self._path)]
+        catalog = self._mounted.catalog
+        catalog.folder(self._path)
+        names = [PurePosixPath(entry.name) for entry in catalog.videos(self._path)]
         stems = Counter(name.stem for name in names)
         return (name.stem if stems[name.stem] == 1 else name.name for name in names)
 
@@ -174,6 +201,8 @@ class LinkNode(Link):
 class ObjectNode(File):
     """A file of the dataset."""
 
+    opens_at_once = True
+
     def __init__(self, mounted: MountedDataset, folder: str, entry: Entry, valid_s: float) -> None:
         assert entry.object is not None, "an entry of kind FILE has an object"
         self.attributes = Attributes(entry.object.size_bytes, entry.object.mtime_ns, valid_s)
@@ -185,7 +214,7 @@ class ObjectNode(File):
 
     def open(self) -> ObjectFile:
         """The file's bytes, pinned to the version that stat showed."""
-        return self._mounted.object_file(self._folder, self._object)
+        return self._mounted.opened(self._folder, self._object)
 
     def xattr_names(self) -> list[str]:
         """Facts of any file, of a name, and of a video."""

@@ -1,24 +1,41 @@
 """What the mounted tree is made of: directories, files and links, as the tree sees them.
 
 The catalog's entries, the virtual frames and the daemon's own files all are nodes; tree.py gives them inodes and
-knows nothing else of them. `attributes` never blocks: whoever makes a node has found out what stat needs. Every
-other method may block and may be called from any thread.
+knows nothing else of them. `attributes` and `at_hand` never block: whoever makes a node has found out what stat
+needs. Every other method may block and may be called from any thread.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
 from typing import ClassVar, Protocol
 
+from xxhash import xxh3_64_intdigest
+
 from vfs.errors import NoSuchAttribute
+from vfs.extent import Buffer
 
 
-class Kind(Enum):
-    """What a node is to stat."""
+class Kind(IntEnum):
+    """What a node is to stat. The catalog stores these numbers."""
 
-    DIRECTORY = "directory"
-    FILE = "file"
-    LINK = "link"
+    DIRECTORY = 0
+    FILE = 1
+    LINK = 2
+
+
+Child = tuple[bytes, int, int, int, int]
+"""What readdir tells of a name: its bytes, then kind, tag, size in bytes and mtime in ns of its node.
+
+A bare tuple as a row of SQLite comes, because a directory may have a million: an object each would cost more than all
+the rest of listing it.
+"""
+
+
+def tag_of(kind: Kind, version: str) -> int:
+    """63 bits that tell two versions of one name apart, and a file from a folder; the same in every process."""
+    return xxh3_64_intdigest(os.fsencode(version), seed=kind) >> 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +50,11 @@ class Attributes:
 class Reader(Protocol):
     """An open file, pinned to the version that it was opened at."""
 
-    def read(self, start: int, length: int) -> "bytes | memoryview":
+    def ready(self, start: int, length: int) -> Buffer | None:
+        """What `read` would give, where that needs no waiting, valid until the next call; else None. Never blocks."""
+        ...
+
+    def read(self, start: int, length: int) -> Buffer:
         """Exactly the bytes of the range that stand before the end of the file; never fewer."""
         ...
 
@@ -43,11 +64,20 @@ class Reader(Protocol):
 
 
 class Node:
-    """Base of all nodes: `version` names the content (equal versions, equal bytes), "" if it is made anew each time."""
+    """Base of all nodes: `version` names the content (equal versions, equal bytes), "" if it is made anew each time.
+
+    A node is not kept for as long as the kernel refers to it: looked up again, its name gives an equal one. Only a
+    file without a version is kept.
+    """
 
     kind: ClassVar[Kind]
     attributes: Attributes
     version: str = ""
+
+    @property
+    def tag(self) -> int:
+        """Half of an inode's number: the other half is its place."""
+        return tag_of(self.kind, self.version)
 
     def xattr_names(self) -> list[str]:
         """Names of the extended attributes, with their namespace; asks nothing of any store."""
@@ -67,19 +97,27 @@ class Directory(Node):
         """The node of that name. Raises NotFound."""
         raise NotImplementedError
 
-    def children(self) -> Iterator[tuple[str, Node]]:
-        """The names that `ls` shows with their nodes, in a stable order."""
+    def children(self) -> Iterator[Child]:
+        """The names that `ls` shows, in a stable order. Nothing happens, and nothing blocks, before the first is asked
+        for; any thread may then continue."""
         raise NotImplementedError
 
-    def negative_valid_s(self) -> float:
-        """How long the kernel may remember that a name is not there; 0 asks each time."""
+    def names_valid_s(self) -> float:
+        """How long the kernel may believe what was said of the names here, absent ones too; 0 asks each time."""
         return 0.0
+
+    def at_hand(self) -> "Directory | None":
+        """This directory as far as it is known, if everything in it is: no method of what is returned waits for
+        anything but SQLite. Never blocks itself."""
+        return None
 
 
 class File(Node):
     """A node with bytes."""
 
     kind = Kind.FILE
+    opens_at_once = False
+    """Whether `open` never blocks."""
 
     def open(self) -> Reader:
         """The file's bytes, pinned to this version."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from vfs.cache import ChunkCache
 from vfs.errors import Changed, NotFound
-from vfs.extent import clip
+from vfs.extent import Buffer, clip
 from vfs.sources import ObjectInfo, Source
 
 
@@ -21,11 +21,21 @@ class ObjectFile:
         """`on_change` is called when the store says that this version is gone, before Changed is raised."""
         self.size_bytes = obj.size_bytes
         self._source = source
-        self._cache = cache
         self._obj = obj
+        self._cached = cache.object(source, obj) if cache is not None else None
         self._on_change = on_change
 
-    def read(self, start: int, length: int) -> bytes:
+    def ready(self, start: int, length: int) -> Buffer | None:
+        """The same as `read` where nothing has to be waited for, else None; the buffer is valid until the next call.
+
+        Never blocks. For the event loop's thread alone, which calls `read` next where it got None.
+        """
+        if self._cached is None:
+            return None
+        length = clip(start, length, self.size_bytes)
+        return self._cached.ready(start, length) if length else b""
+
+    def read(self, start: int, length: int) -> Buffer:
         """Exactly the bytes of the range that stand before the end; b"" past it.
 
         Raises Changed where the store holds another version by now, and what else `Source.read` raises.
@@ -34,9 +44,9 @@ class ObjectFile:
         if length == 0:
             return b""
         try:
-            if self._cache is None:
+            if self._cached is None:
                 return self._source.read(self._obj, start, length)
-            return self._cache.read(self._source, self._obj, start, length)
+            return self._cached.read(start, length)
         except (Changed, NotFound) as failure:
             self._on_change()
             # To somebody who has the file open, an object that is gone has changed.
@@ -44,9 +54,7 @@ class ObjectFile:
 
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""
-        if self._cache is None:
-            return self.size_bytes
-        return self._cache.cached_bytes(self._source, self._obj)
+        return self.size_bytes if self._cached is None else self._cached.cached_bytes()
 
     def close(self) -> None:
         """Nothing is held open for one file."""

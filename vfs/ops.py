@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import stat
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +24,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from vfs.errors import Changed, EgofsError, IsADirectory, NoSuchAttribute, NotADirectory, NotFound, Timeout, errno_of
-from vfs.node import Directory, File, Kind, Link, Node, Reader
+from vfs.node import Child, Directory, File, Kind, Link, Node, Reader
 from vfs.tree import Inode, Tree
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,14 @@ _DATA_THREADS = 64
 _NAME_THREADS = 32
 # Telling the kernel something takes microseconds, unless it holds the directory for a request that hangs.
 _INVALIDATION_S = 5.0
-# Names of a directory that one hop to a thread brings (a hop costs about 65 µs, a name about 20).
-_NAMES_A_HOP = 128
+# A reply to readdir has room for about this many names (32 KiB, 152 bytes each and the name).
+_NAMES_A_REPLY = 200
+# Names of a directory that one hop to a thread brings (a hop costs about 65 µs, a name about 1).
+_NAMES_A_HOP = 1000
 _BLOCK_BYTES = 512  # what st_blocks counts in, on every Linux
 _IO_BYTES = 1 << 20  # st_blksize: what tools read at a time
 _TYPES = {Kind.DIRECTORY: stat.S_IFDIR | 0o555, Kind.FILE: stat.S_IFREG | 0o444, Kind.LINK: stat.S_IFLNK | 0o777}
+_OUR_ATTRIBUTES = "user.egofs."
 # Asked for often, and answered very often with these: not worth a line in the log.
 _ROUTINE = (NotFound, NoSuchAttribute, NotADirectory, IsADirectory)
 
@@ -51,6 +55,10 @@ _ROUTINE = (NotFound, NoSuchAttribute, NotADirectory, IsADirectory)
 class OpsCounters:
     """What was asked of the mount since it began."""
 
+    lookups: int = 0
+    getattrs: int = 0
+    readdirs: int = 0
+    xattrs: int = 0
     reads: int = 0
     bytes_read: int = 0
     opens: int = 0
@@ -60,13 +68,17 @@ class OpsCounters:
 
 @dataclass
 class _OpenDirectory:
-    """A directory handle. `names` continues at `position`; `ahead` was fetched but not yet taken by the kernel."""
+    """A directory handle. `ahead` was fetched and begins at `position`; `children` continues after it, unless all are
+    fetched (`whole`). What is `at_hand` needs no thread."""
 
     inode: Inode
     node: Directory
-    names: Iterator[tuple[str, Node]] | None = None
+    children: Iterator[Child] | None = None
+    at_hand: bool = False
+    whole: bool = False
     position: int = 0
-    ahead: deque[tuple[str, Node]] = field(default_factory=deque)
+    ahead: deque[Child] = field(default_factory=deque)
+    believed_until: float = 0.0
     turn: trio.Lock = field(default_factory=trio.Lock)
 
 
@@ -107,7 +119,7 @@ class Operations(pyfuse3.Operations):
         self.tree = Tree(root)
         self.counters = OpsCounters()
         self._owner = (uid, gid)
-        self._umask = umask
+        self._modes = [ModeT(_TYPES[kind] & ~umask) for kind in sorted(Kind)]
         self._total_bytes = total_bytes
         self._files: dict[FileHandleT, tuple[Inode, Reader]] = {}
         self._directories: dict[FileHandleT, _OpenDirectory] = {}
@@ -119,21 +131,21 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        parent = self.tree.node(Inode(parent_inode))
-        if not isinstance(parent, Directory):
-            raise NotADirectory("a lookup below a file")
-        text = os.fsdecode(name)
+        self.counters.lookups += 1
+        parent = await self._directory(Inode(parent_inode))
         try:
-            node = await self._in_thread(self._name_threads, parent.lookup, text)
+            node = await self._look(parent, os.fsdecode(name))
         except NotFound:
-            valid_s = await self._in_thread(self._name_threads, parent.negative_valid_s)
+            here = parent.at_hand()
+            valid_s = here.names_valid_s() if here else await self._in_thread(self._name_threads, parent.names_valid_s)
             if valid_s <= 0:
                 raise
             absent = EntryAttributes()
             absent.st_ino = InodeT(0)
             absent.entry_timeout = valid_s
             return absent
-        inode = self.tree.enter(Inode(parent_inode), text, node)
+        inode = self.tree.enter(Inode(parent_inode), name, node.tag)
+        self.tree.remember(inode, node)
         return self._attributes(inode, node)
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -142,7 +154,9 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> EntryAttributes:
-        return self._attributes(Inode(inode), self.tree.node(Inode(inode)))
+        self.counters.getattrs += 1
+        node = self.tree.kept(Inode(inode)) or await self._found_again(Inode(inode))
+        return self._attributes(Inode(inode), node)
 
     @_answered
     async def access(self, inode: InodeT, mode: ModeT, ctx: pyfuse3.RequestContext) -> bool:
@@ -152,54 +166,112 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def readlink(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileNameT:
-        node = self.tree.node(Inode(inode))
+        node = await self._node(Inode(inode))
         if not isinstance(node, Link):
             raise FUSEError(errno.EINVAL)
         return FileNameT(os.fsencode(node.target()))
+
+    async def _look(self, directory: Directory, name: str) -> Node:
+        """`lookup`, with a hop to a thread only where the directory is not known."""
+        here = directory.at_hand()
+        return here.lookup(name) if here else await self._in_thread(self._name_threads, directory.lookup, name)
+
+    async def _node(self, inode: Inode) -> Node:
+        """The node behind an inode. Raises what `_found_again` raises."""
+        return self.tree.kept(inode) or self.tree.recent(inode) or await self._found_again(inode)
+
+    async def _directory(self, inode: Inode) -> Directory:
+        """`_node`, where it has to be a directory. Raises NotADirectory too."""
+        node = await self._node(inode)
+        if not isinstance(node, Directory):
+            raise NotADirectory("a file is no directory")
+        return node
+
+    async def _found_again(self, inode: Inode) -> Node:
+        """The node that an inode's name leads to now: ESTALE where that is not the version that the inode stands for.
+
+        The kernel then looks the path up once more by itself, and comes with the inode of what is there now.
+        """
+        parent, name = self.tree.place(inode)
+        try:
+            node = await self._look(await self._directory(parent), name)
+        except NotFound as failure:
+            raise FUSEError(errno.ESTALE) from failure
+        if self.tree.number(parent, os.fsencode(name), node.tag) != inode:
+            raise FUSEError(errno.ESTALE)
+        self.tree.remember(inode, node)
+        return node
 
     # -- directories
 
     @_answered
     async def opendir(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> FileHandleT:
-        node = self.tree.node(Inode(inode))
-        if not isinstance(node, Directory):
-            raise NotADirectory("opendir of a file")
+        node = await self._directory(Inode(inode))
         handle = self._handle()
         self._directories[handle] = _OpenDirectory(Inode(inode), node)
         return handle
 
     @_answered
     async def readdir(self, fh: FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        self.counters.readdirs += 1
         directory = self._directories[fh]
-        async with directory.turn:
-            if directory.names is None or start_id != directory.position:
+        try:
+            directory.turn.acquire_nowait()  # acquire() would let the loop go round once, free or not
+        except trio.WouldBlock:
+            await directory.turn.acquire()
+        try:
+            if directory.children is None or start_id != directory.position:
                 await self._rewind(directory, start_id)
-            while directory.ahead or await self._fetch_names(directory):
-                name, node = directory.ahead[0]
-                attributes = self._attributes(self.tree.number(directory.inode, name, node), node)
-                if not pyfuse3.readdir_reply(token, FileNameT(os.fsencode(name)), attributes, directory.position + 1):
-                    return
-                # What the kernel takes from readdirplus counts as a lookup.
-                self.tree.enter(directory.inode, name, node)
-                directory.position += 1
-                directory.ahead.popleft()
+            if len(directory.ahead) < _NAMES_A_REPLY and not directory.whole:
+                await self._fetch_names(directory)
+            self._reply_names(directory, token)
+        finally:
+            directory.turn.release()
+
+    def _reply_names(self, directory: _OpenDirectory, token: pyfuse3.ReaddirToken) -> None:
+        """Tells the kernel the names that are ahead, as many as it has room for; none tells it that this was all."""
+        # One for all: pyfuse3 copies what is in it into the reply.
+        answer = self._blank(max(0.0, directory.believed_until - time.monotonic()))
+        ahead, parent, enter = directory.ahead, directory.inode, self.tree.enter
+        while ahead:
+            name, kind, tag, size_bytes, mtime_ns = ahead[0]
+            # What the kernel takes from readdirplus counts as a lookup.
+            inode = enter(parent, name, tag)
+            self._describe(answer, inode, kind, size_bytes, mtime_ns)
+            if not pyfuse3.readdir_reply(token, FileNameT(name), answer, directory.position + 1):
+                self.tree.forget(inode, 1)
+                return
+            directory.position += 1
+            ahead.popleft()
 
     async def _rewind(self, directory: _OpenDirectory, position: int) -> None:
         """Somebody went back (rewinddir, seekdir): listings are in a stable order, so count from the start."""
-        directory.names = None
-        names = directory.node.children()
-        await self._in_thread(self._name_threads, lambda: next(islice(names, position, position), None))
-        directory.names, directory.position = names, position
+        directory.children = None
         directory.ahead.clear()
+        here = directory.node.at_hand()
+        children = (here or directory.node).children()
+        if position:
+            await self._in_thread(self._name_threads, lambda: next(islice(children, position, position), None))
+        directory.children, directory.at_hand, directory.position = children, here is not None, position
+        directory.whole = False
 
-    async def _fetch_names(self, directory: _OpenDirectory) -> bool:
-        """Brings the next names; False at the end."""
+    async def _fetch_names(self, directory: _OpenDirectory) -> None:
+        """Brings the next names. Nothing was replied yet: what it raises reaches the caller, and no name is lost."""
         # A thread that outlives its deadline still runs the iterator, which then may not be used again.
-        names, directory.names = directory.names, None
-        assert names is not None, "the directory was rewound before it was read"
-        directory.ahead.extend(await self._in_thread(self._name_threads, lambda: list(islice(names, _NAMES_A_HOP))))
-        directory.names = names
-        return bool(directory.ahead)
+        children, directory.children = directory.children, None
+        assert children is not None, "the directory was rewound before it was read"
+        if directory.at_hand:
+            here = directory.node.at_hand()  # no more, when the listing became too old meanwhile
+            wanted, valid_s = _NAMES_A_REPLY, here.names_valid_s() if here else 0.0
+            names = list(islice(children, wanted))
+        else:
+            wanted = _NAMES_A_HOP
+            names, valid_s = await self._in_thread(
+                self._name_threads, lambda: (list(islice(children, wanted)), directory.node.names_valid_s())
+            )
+        directory.ahead.extend(names)
+        directory.believed_until = time.monotonic() + valid_s
+        directory.children, directory.whole = children, len(names) < wanted
 
     async def releasedir(self, fh: FileHandleT) -> None:
         self._directories.pop(fh, None)
@@ -208,15 +280,19 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: pyfuse3.RequestContext) -> FileInfo:
-        node = self.tree.node(Inode(inode))
+        node = await self._node(Inode(inode))
         if not isinstance(node, File):
             raise IsADirectory("a directory was opened as a file")
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND):
             raise FUSEError(errno.EROFS)
-        async with self._fresh_after_change(Inode(inode)):
-            reader = await self._in_thread(self._data_threads, node.open)
+        if node.opens_at_once:
+            reader = node.open()
+        else:
+            async with self._fresh_after_change(Inode(inode)):
+                reader = await self._in_thread(self._data_threads, node.open)
         handle = self._handle()
         self._files[handle] = (Inode(inode), reader)
+        self.tree.pin(Inode(inode), node)
         self.counters.opens += 1
         # An inode is one version, so its pages stay right. A file that is made anew at each opening has no version,
         # and neither pages worth keeping nor a size that they could follow.
@@ -225,15 +301,20 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         inode, reader = self._files[fh]
-        async with self._fresh_after_change(inode):
-            data = await self._in_thread(self._data_threads, reader.read, off, size)
+        # What is at hand costs no thread. The buffer may be used again at the next read: pyfuse3 has sent it by then,
+        # because nothing is awaited from here to its reply.
+        data = reader.ready(off, size)
+        if data is None:
+            async with self._fresh_after_change(inode):
+                data = await self._in_thread(self._data_threads, reader.read, off, size)
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return cast(bytes, data)  # any contiguous buffer will do
 
     @_answered
     async def release(self, fh: FileHandleT) -> None:
-        _, reader = self._files.pop(fh)
+        inode, reader = self._files.pop(fh)
+        self.tree.unpin(inode)
         reader.close()
 
     async def flush(self, fh: FileHandleT) -> None:
@@ -256,31 +337,44 @@ class Operations(pyfuse3.Operations):
 
     @_answered
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
-        return [XAttrNameT(name.encode()) for name in self.tree.node(Inode(inode)).xattr_names()]
+        self.counters.xattrs += 1
+        node = await self._node(Inode(inode))
+        return [XAttrNameT(name.encode()) for name in node.xattr_names()]
 
     @_answered
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        node = self.tree.node(Inode(inode))
+        self.counters.xattrs += 1
         text = os.fsdecode(name)
-        # `ls -l` asks every file for security labels: answered without a thread.
-        if not text.startswith("user.egofs."):
+        if not text.startswith("user."):
+            # `ls -l` asks every file for access lists and security labels, unless the first says that there are none.
+            raise FUSEError(errno.ENOTSUP)
+        if not text.startswith(_OUR_ATTRIBUTES):
             raise NoSuchAttribute(text)
+        node = await self._node(Inode(inode))
         return await self._in_thread(self._name_threads, node.xattr, text)
 
     def _attributes(self, inode: Inode, node: Node) -> EntryAttributes:
         known = node.attributes
+        answer = self._blank(known.valid_s)
+        self._describe(answer, inode, node.kind, known.size_bytes, known.mtime_ns)
+        return answer
+
+    def _blank(self, valid_s: float) -> EntryAttributes:
+        """What all entries have in common."""
         answer = EntryAttributes()
-        answer.st_ino = InodeT(inode)
-        answer.st_mode = ModeT(_TYPES[node.kind] & ~self._umask)
         # 1 for directories too: it tells find that links do not count subdirectories.
         answer.st_nlink = 1
         answer.st_uid, answer.st_gid = self._owner
-        answer.st_size = known.size_bytes
         answer.st_blksize = _IO_BYTES
-        answer.st_blocks = -(-known.size_bytes // _BLOCK_BYTES)
-        answer.st_mtime_ns = answer.st_ctime_ns = answer.st_atime_ns = known.mtime_ns
-        answer.entry_timeout = answer.attr_timeout = known.valid_s
+        answer.entry_timeout = answer.attr_timeout = valid_s
         return answer
+
+    def _describe(self, answer: EntryAttributes, inode: Inode, kind: int, size_bytes: int, mtime_ns: int) -> None:
+        answer.st_ino = InodeT(inode)
+        answer.st_mode = self._modes[kind]
+        answer.st_size = size_bytes
+        answer.st_blocks = -(-size_bytes // _BLOCK_BYTES)
+        answer.st_mtime_ns = answer.st_ctime_ns = answer.st_atime_ns = mtime_ns
 
     @asynccontextmanager
     async def _fresh_after_change(self, inode: Inode) -> AsyncIterator[None]:

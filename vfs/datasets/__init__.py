@@ -5,7 +5,7 @@ remote's own, how frames are numbered, and what is known of a file. Entries are 
 come straight from a source or be made from manifests, and are remembered by the catalog: a dataset keeps no state
 and does no caching. Each is one module here, found by its name (`-` is written `_`), which defines
 
-    class Options(pydantic.BaseModel)                        its mount options, frozen, extra="forbid"
+    class Options                                            its mount options, an option group (vfs.options)
     def default_source(options, state: Path) -> str          the source's URL when the person names none;
                                                              raises OptionError if there has to be one
     def open_dataset(source: Source, options) -> Dataset

@@ -17,13 +17,12 @@ from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
 from vfs.catalog import Entry
 from vfs.datasets.plain import entry_of, has_video_suffix
 from vfs.errors import NotFound, OptionError
 from vfs.frames import FrameRule
 from vfs.node import Kind
+from vfs.options import option, option_group
 from vfs.sources import Source
 
 CANONICAL = {
@@ -53,23 +52,17 @@ _RECORDING = re.compile(r"nusar-\d{4}_action_both_.+_user_id_\d{4}-\d{2}-\d{2}_\
 _RECORDINGS = "recordings"
 
 
-class Options(BaseModel):
+@option_group
+class Options:
     """The official downloader's filters, each taking several values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    views: list[str] = Field(
-        default=["all"], description="cameras to show: all, fixed, egocentric, v1 to v8, e1 to e4, or several of them"
+    views: tuple[str, ...] = option(
+        default=("all",),
+        description="cameras to show: all, fixed, egocentric, v1 to v8, e1 to e4, or several of them",
+        form=f"one of {', '.join((*_GROUPS, *VIEWS))}, or several of them",
+        check=lambda view: view in _GROUPS or view in VIEWS,
     )
-    videos: list[str] = Field(default=["all"], description="recordings to show: all, or their names")
-
-    @field_validator("views")
-    @classmethod
-    def _known_views(cls, views: list[str]) -> list[str]:
-        for view in views:
-            if view not in _GROUPS and view not in VIEWS:
-                raise ValueError(f"{view!r} is none of {', '.join((*_GROUPS, *VIEWS))}")
-        return views
+    videos: tuple[str, ...] = option(default=("all",), description="recordings to show: all, or their names")
 
 
 def default_source(options: Options, state: Path) -> str:

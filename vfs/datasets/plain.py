@@ -6,22 +6,20 @@ Frames are numbered from 1 at the video's own rate with six digits, as ffmpeg's 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict
-
 from vfs.catalog import Entry
 from vfs.errors import OptionError
 from vfs.frames import FrameRule
 from vfs.node import Kind
+from vfs.options import option_group
 from vfs.sources import Listed, Source
-from vfs.video.index import VIDEO_SUFFIXES
+from vfs.video import VIDEO_SUFFIXES
 
 _KINDS = {"file": Kind.FILE, "dir": Kind.DIRECTORY, "link": Kind.LINK}
 
 
-class Options(BaseModel):
+@option_group
+class Options:
     """A plain tree has no options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def default_source(options: Options, state: Path) -> str:

@@ -5,22 +5,26 @@ and its errors: callers see only the types below and vfs.errors. It does not ret
 Each store is one module here, found by its URL's scheme (`s3://` is s3.py; a path without a scheme is local.py),
 which defines
 
-    class Options(pydantic.BaseModel)                         its mount options, frozen, extra="forbid"
+    class Options                                             its mount options, an option group (vfs.options)
     def open_source(url: str, options: Options) -> Source     raises OptionError for a URL it cannot use
 
 Any thread may call any method of a source at any time; every method blocks, and ends within its deadline.
+
+A store that lists by requests also has `page` (Paged), so that one page can be asked for again by itself; one that can
+list all that stands below a folder at once has `deep_page` (Deep). A wrapper looks once, when it is made, with
+isinstance; what wraps a source has these where the source has them.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-from vfs.errors import OptionError
+from vfs.errors import CorruptData, OptionError
 
-_NOT_STORES = {"retry"}
+_NOT_STORES = {"ahead", "retry"}
 _SCHEME_ALIASES = {"": "local", "file": "local", "https": "http"}
 
 
@@ -53,6 +57,26 @@ class Listed:
     target: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a folder's listing. `after` is where the next one begins, opaque; "" at the end."""
+
+    listed: Sequence[Listed]
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeepPage:
+    """Objects below a folder, at any depth, in the order of their keys' bytes (which is that of Python's strings).
+
+    Keys are as the store has them: one that ends in / marks a folder, one with // in it stands in a folder without a
+    name, and neither can be opened. `more`: objects stand after the last of these, of which there is at least one.
+    """
+
+    objects: Sequence[ObjectInfo]
+    more: bool
+
+
 class Source(Protocol):
     """A store of objects; see the module's docstring for the contract."""
 
@@ -63,8 +87,9 @@ class Source(Protocol):
     """Whether reading costs a network: bytes of a remote source are kept on disk, those of a local one are not."""
 
     def list(self, folder: str) -> Iterator[Listed]:
-        """What stands directly in a folder ("" is the root; no / at either end), in any order.
+        """What stands directly in a folder ("" is the root; no / at either end), in any order, as it comes.
 
+        Asks when the first name is taken, and for more when more are: a folder of millions is never held whole.
         Raises NotFound where there is no such folder, AccessDenied, Timeout, Throttled, Unavailable.
         A folder that a store does not record but that objects stand below counts as there.
         """
@@ -85,6 +110,49 @@ class Source(Protocol):
     def close(self) -> None:
         """Ends connections; the source is not used afterwards."""
         ...
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """What a source has that lists by requests."""
+
+    def page(self, folder: str, after: str) -> Page:
+        """The part of `list(folder)` that one request gives: the first for "", and that after `Page.after` of another.
+
+        No name stands in two pages. Raises the errors of `list`.
+        """
+        ...
+
+
+@runtime_checkable
+class Deep(Paged, Protocol):
+    """What a source has that lists whole trees."""
+
+    def deep_page(self, folder: str, after: str) -> DeepPage:
+        """One request for the objects below a folder whose keys come after `folder`/`after`; "" is the beginning.
+
+        `after` need not be the key of any object, so that several callers can begin at places of their own. A folder
+        that is not there has no objects. Raises the errors of `list` but NotFound.
+        """
+        ...
+
+
+def by_pages(folder: str, page: Callable[[str, str], Page]) -> Iterator[Listed]:
+    """What all pages of a folder list, each asked for when the one before it has been taken."""
+    after = ""
+    while True:
+        part = page(folder, after)
+        yield from part.listed
+        if not part.after:
+            return
+        after = following(folder, after, part)
+
+
+def following(folder: str, after: str, part: Page) -> str:
+    """Where the page after this one begins. Raises CorruptData for one that would be the same again."""
+    if part.after == after:
+        raise CorruptData(f"list {folder!r}: the store says there is more, and gives the same page again")
+    return part.after
 
 
 def names() -> list[str]:

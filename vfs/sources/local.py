@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
-import pydantic
-
 from vfs.errors import (
     AccessDenied,
     Changed,
@@ -36,6 +34,7 @@ from vfs.errors import (
     Timeout,
     Unavailable,
 )
+from vfs.options import option_group
 from vfs.sources import Listed, ObjectInfo
 
 _log = logging.getLogger(__name__)
@@ -66,10 +65,9 @@ _KIND_OF_ERRNO: dict[int | None, type[EgofsError]] = {
 _MOST_LOGGED = 1000
 
 
-class Options(pydantic.BaseModel):
+@option_group
+class Options:
     """A local folder has no options."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
 
 def open_source(url: str, options: Options) -> "LocalSource":

@@ -8,6 +8,7 @@ a limit that doubles ("full jitter": a thousand readers that failed together do 
 as the store asked for. After `total_s` no further try begins, and the last failure itself is raised.
 """
 
+import itertools
 import logging
 import random
 import threading
@@ -19,7 +20,7 @@ from typing import TypeVar
 import tenacity
 
 from vfs.errors import CorruptData, EgofsError, NotFound
-from vfs.sources import Listed, ObjectInfo, Source
+from vfs.sources import Deep, Listed, ObjectInfo, Paged, Source, by_pages
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -78,10 +79,32 @@ class RetryingSource:
         self._longest_retry_after_s = longest_retry_after_s
         self._sleep = sleep
         self._clock = clock
+        # It has what the source within has, so that whoever looks at it learns what that one can do.
+        if isinstance(inner, Paged):
+            self.page = self._persistent("list", inner.page)
+        if isinstance(inner, Deep):
+            self.deep_page = self._persistent("list all below", inner.deep_page)
 
     def list(self, folder: str) -> Iterator[Listed]:
-        """The folder's names; whole before the first is given, so that a try repeated half-way shows none twice."""
-        return iter(self._persist(f"list {folder!r}", lambda: [*self.inner.list(folder)]))
+        """The folder's names as they come. Each page is tried again by itself, so that no name is shown twice.
+
+        A source without pages is tried again until it has given its first name; a failure after that is the caller's.
+        """
+        if isinstance(self, Paged):
+            return by_pages(folder, self.page)
+        return self._unpaged(folder)
+
+    def _unpaged(self, folder: str) -> Iterator[Listed]:
+        def first() -> tuple[list[Listed], Iterator[Listed]]:
+            rest = iter(self.inner.list(folder))
+            return [*itertools.islice(rest, 1)], rest
+
+        head, rest = self._persist(f"list {folder!r}", first)
+        yield from head
+        yield from rest
+
+    def _persistent(self, what: str, ask: Callable[[str, str], _T]) -> Callable[[str, str], _T]:
+        return lambda folder, after: self._persist(f"{what} {folder!r}", lambda: ask(folder, after))
 
     def stat(self, key: str) -> ObjectInfo:
         """The object as it is now."""

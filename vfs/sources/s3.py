@@ -1,92 +1,68 @@
 """Buckets of S3, and of stores that speak its protocol, as a source.
 
-It hides boto3: sessions, profiles, signatures, regions, and its hundred exceptions. Found by its URL, s3://BUCKET or
-s3://BUCKET/PREFIX. Only GET and HEAD are ever sent. It does not retry: botocore's own retries are off.
+It hides what an S3 has instead of folders, and that three clients work on it: obstore (bulk.py) fetches ranges, and
+all else is asked by HTTP alone (direct.py) where address and keys are ordinary (awssettings.py), which saves a mount
+the import of boto3, or else by boto3 (boto.py), which knows all there is about regions, keys and failures. Once the
+former was refused, or got what it cannot explain, the latter asks for good. Found by its URL, s3://BUCKET or
+s3://BUCKET/PREFIX. Only GET and HEAD are ever sent. It does not retry. Any thread may enter.
 
-Any thread may enter; a client serves all threads, and `_Access` makes a new one where the old one is refused:
-* a bucket may be in any region and must be addressed with that one. botocore follows the redirects of a store; where
-  a store refuses instead, HEAD on the bucket tells the region in a header, even to those who may not enter;
-* keys end (those of a licence after 14 days), and new ones are written into ~/.aws/credentials while the mount lives.
-
-`_fetch` is the one place through which bytes come: a faster client for ranges takes its place and nothing else.
+`_fetch` is a range through boto3, at eight times the price: for keys that obstore cannot name, for failures that it
+does not explain, and while a store throttles, since only boto3 shows how long that asks to wait.
 """
 
+import functools
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import boto3.exceptions
-import boto3.session
-import botocore
-import botocore.exceptions
-import botocore.parsers
-import pydantic
-import urllib3.exceptions
-from botocore.config import Config
-
+from vfs import answers, bucketlist, bulk
 from vfs.errors import (
     AccessDenied,
     Changed,
     CorruptData,
-    EgofsError,
     NotFound,
     OptionError,
     SourceError,
     Throttled,
     Timeout,
-    Unavailable,
 )
-from vfs.extent import http_range, parse_content_range
-from vfs.sources import Listed, ObjectInfo
+from vfs.extent import Buffer, http_range, parse_content_range
+from vfs.options import as_dict, option, option_group
+from vfs.sources import DeepPage, Listed, ObjectInfo, Page, by_pages
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from vfs import boto, direct
+
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
-# botocore tells at INFO where it found credentials, once a client: that is ours to say, when they are refused.
-logging.getLogger("botocore").setLevel(logging.WARNING)
-
-_CONNECT_S = 5
-_IDLE_S = 10  # without a byte
-# A body slower than this is given up: 1 MiB then has 42 s, and a server that drips a byte a second does not hold a
-# reader for days. A minute is the most that any one answer may take, whatever was asked for.
-_LOWEST_BYTES_PER_S = 32 << 10
-_LONGEST_BODY_S = 60.0
 # One receive; sockets give 64 to 200 KiB at a time, and a larger buffer is only allocated and shrunk again.
 _PIECE_BYTES = 256 << 10
-_CONNECTIONS = 64
-_FIRST_REGION = "us-east-1"  # the one region whose endpoint knows where every other bucket is
-
-_RENEW = (
-    "licence keys of these datasets end 14 days after issue: put new keys into ~/.aws/credentials, "
-    "they are used without a remount"
-)
-_NO_KEYS = (
-    "no credentials were found: put keys into ~/.aws/credentials and name their profile with aws_profile, "
-    "or use anonymous=true for a public bucket"
-)
 
 
-class Options(pydantic.BaseModel):
+@option_group
+class Options:
     """The mount options of an S3 source."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-    endpoint_url: str = pydantic.Field(
-        "", description="URL of a store other than AWS, such as http://127.0.0.1:9000; no other setting is looked at"
+    endpoint_url: str = option(
+        default="",
+        description="URL of a store other than AWS, such as http://127.0.0.1:9000; no other setting is looked at",
     )
-    region: str = pydantic.Field("", description="region to try first; a bucket's own is found out if it differs")
-    addressing_style: Literal["auto", "path", "virtual"] = pydantic.Field(
-        "auto", description="where the bucket stands in a request: in its path, or in the host's name (virtual)"
+    region: str = option(default="", description="region to try first; a bucket's own is found out if it differs")
+    addressing_style: Literal["auto", "path", "virtual"] = option(
+        default="auto", description="where the bucket stands in a request: in its path, or in the host's name (virtual)"
     )
-    aws_profile: str = pydantic.Field("", description="profile of ~/.aws whose credentials are used")
-    anonymous: bool = pydantic.Field(False, description="send no credentials, as public buckets allow")
+    aws_profile: str = option(default="", description="profile of ~/.aws whose credentials are used")
+    anonymous: bool = option(default=False, description="send no credentials, as public buckets allow")
 
 
 def open_source(url: str, options: Options) -> "S3Source":
     """The bucket, or a folder of it, as a source. Sends nothing yet. Raises OptionError."""
+    from vfs import awssettings, direct  # here, because all commands import this module for its Options
+
     match = re.fullmatch(r"s3://([^/]*)(?:/(.*))?", url, re.IGNORECASE | re.DOTALL)
     bucket, prefix = (match[1], (match[2] or "").strip("/")) if match else ("", "")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", bucket):
@@ -97,11 +73,12 @@ def open_source(url: str, options: Options) -> "S3Source":
         raise OptionError(f"region={options.region!r} is no region: write one such as eu-west-2")
     if options.anonymous and options.aws_profile:
         raise OptionError("anonymous=true sends no credentials: leave out aws_profile, or anonymous")
-    try:
-        _session(options)
-    except botocore.exceptions.BotoCoreError as failure:
-        raise OptionError(f"aws_profile={options.aws_profile}: {failure}: see ~/.aws") from failure
-    return S3Source(bucket, prefix, options)
+    ordinary = awssettings.find(bucket, **as_dict(options))
+    if options.aws_profile and not ordinary:
+        from vfs import boto
+
+        boto.check_profile(options.aws_profile)
+    return S3Source(bucket, prefix, options, direct.Bucket(*ordinary) if ordinary else None)
 
 
 class S3Source:
@@ -109,217 +86,181 @@ class S3Source:
 
     remote = True
 
-    def __init__(self, bucket: str, prefix: str, options: Options) -> None:
+    def __init__(self, bucket: str, prefix: str, options: Options, directly: "direct.Bucket | None") -> None:
         endpoint = options.endpoint_url.rstrip("/")
         self._place = f"s3://{bucket}/{prefix}".rstrip("/")
         # Another store's bucket of the same name holds other objects.
         self.url = f"s3+{endpoint}/{bucket}/{prefix}".rstrip("/") if endpoint else self._place
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._access = _Access(bucket, options)
+        self._options = options
+        self._direct = directly
+        self._direct_is_over = directly is None
+        self._lock = threading.Lock()
+        self._access: boto.Access | None = None  # made when it is needed, under the lock
+        self._throttled = False
+        self._detoured = False
         self._logged: set[str] = set()
 
     def list(self, folder: str) -> Iterator[Listed]:
-        """What stands directly in a folder, page by page; one request for each thousand names."""
+        """What stands directly in a folder; one request for each thousand names."""
+        return by_pages(folder, self.page)
+
+    def page(self, folder: str, after: str) -> Page:
+        """A thousand names of a folder, with those further below rolled up into folders."""
         what = f"list {self._place}/{folder}".rstrip("/")
-        prefix = f"{self._prefix}{_valid(folder)}/" if folder else self._prefix
-        empty = True
-        for page in self._pages(what, prefix):
-            for part in page.get("CommonPrefixes", []):
-                empty = False
-                name = _name(part, "Prefix", prefix, what).removesuffix("/")
-                if name:
-                    yield Listed(name, "dir")
-                else:
-                    self._leave_out(part["Prefix"])
-            for item in page.get("Contents", []):
-                empty = False
-                name = _name(item, "Key", prefix, what)
-                if name:  # else it is the folder's own marker
-                    key = item["Key"].removeprefix(self._prefix)
-                    yield Listed(name, "file", _object(key, item, "Size", what))
-        if empty and prefix:
+        prefix = self._prefix_of(folder)
+        more = {"ContinuationToken": after} if after else {}
+        answer = self._listing(what, {"Prefix": prefix, "Delimiter": "/", **more})
+        if prefix and not after and not (answer.rows or answer.prefixes or answer.more):
             raise NotFound(f"{what}: there is no such folder, nor any object below it")
+        if answer.more and not answer.token:
+            raise CorruptData(f"{what}: the store says there is more, and not where")
+        found: list[Listed] = []
+        for key in answer.prefixes:
+            if name := _name(key, prefix, what).removesuffix("/"):
+                found.append(Listed(name, "dir"))
+            else:
+                self._leave_out(key)
+        for row in answer.rows:
+            if name := _name(row[0], prefix, what):  # else it is the folder's own marker
+                found.append(Listed(name, "file", self._object_of(row)))
+        return Page(found, answer.token if answer.more else "")
+
+    def deep_page(self, folder: str, after: str) -> DeepPage:
+        """A thousand objects at any depth below a folder, from one request without a delimiter."""
+        what = f"list all below {self._place}/{folder}".rstrip("/")
+        prefix = self._prefix_of(folder)
+        start = prefix + _valid(after)
+        answer = self._listing(what, {"Prefix": prefix, **({"StartAfter": start} if after else {})})
+        last = start if after else ""
+        for row in answer.rows:
+            name = _name(row[0], prefix, what)
+            if row[0] <= last:
+                raise SourceError(f"{what}: the store lists {row[0]!r} after {last!r}, which is not in order")
+            last = row[0]
+            if name.startswith("/") or "//" in name:
+                self._leave_out(prefix + (name[: name.index("//") + 2] if name[0] != "/" else "/"))
+        if answer.more and not answer.rows:
+            raise CorruptData(f"{what}: the store says there is more, and not where")
+        return DeepPage([self._object_of(row) for row in answer.rows], answer.more)
 
     def stat(self, key: str) -> ObjectInfo:
         """The object as it is now, from one HEAD."""
         name = self._prefix + _valid(key)
         what = f"stat {self._place}/{key}"
-        answer = self._ask(what, lambda client: client.head_object(Bucket=self._bucket, Key=name))
-        return _object(key, answer, "ContentLength", what)
+        facts = self._ask(
+            what,
+            lambda bucket: bucket.head(what, name),
+            lambda client: client.head_object(Bucket=self._bucket, Key=name),
+        )
+        return _object(key, facts, "ContentLength", what)
 
-    def read(self, obj: ObjectInfo, start: int, length: int) -> bytes:
+    def read(self, obj: ObjectInfo, start: int, length: int) -> Buffer:
         """The bytes, from one GET that the store answers for this version only."""
         what = f"read {length} bytes at {start} of {self._place}/{obj.key}"
-        return self._ask(what, lambda client: self._fetch(client, what, obj, start, length))
+        wanted = bulk.Wanted(self._prefix + _valid(obj.key), obj.version, obj.size_bytes)
+        by_obstore = bulk.can_name(wanted.key) and not self._throttled
+        try:
+            if self._direct_is_over or not by_obstore:
+                ask = functools.partial(self._range if by_obstore else self._fetch, what, wanted, start, length)
+                data = self._boto3().ask(what, ask)
+            else:
+                data = self._ask(
+                    what,
+                    lambda bucket: bucket.ranges.read(what, wanted, start, length),
+                    functools.partial(self._fetch, what, wanted, start, length),
+                )
+        except Throttled:
+            self._throttled = True
+            raise
+        if not by_obstore:
+            self._throttled = False
+        return data
 
     def close(self) -> None:
         """Ends the connections."""
-        self._access.close()
+        for way in (self._direct, self._access):
+            if way is not None:
+                way.close()
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def _pages(self, what: str, prefix: str) -> Iterator[Mapping[str, Any]]:
-        """The pages of a listing, with folders rolled up."""
-        wanted = {"Bucket": self._bucket, "Prefix": prefix, "Delimiter": "/"}
-        while True:
-            page = self._ask(what, lambda client: client.list_objects_v2(**wanted))
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            token = page.get("NextContinuationToken", "")
-            if token in ("", wanted.get("ContinuationToken")):
-                raise CorruptData(f"{what}: the store says there is more, and not where")
-            wanted["ContinuationToken"] = token
+    def _ask(self, what: str, directly: "Callable[[direct.Bucket], _T]", through_boto3: Callable[[Any], _T]) -> _T:
+        """The answer that came directly, while that way is open, and otherwise boto3's."""
+        already = None
+        if self._direct is not None and not self._direct_is_over:
+            try:
+                return directly(self._direct)
+            except bulk.Refused as refused:
+                code, message = answers.code_and_message(refused.status, refused.body)
+                if refused.status >= 400:
+                    if answers.meaning(refused.status, code) is not AccessDenied:
+                        raise answers.failure(
+                            what, refused.status, code, message, refused.headers, bucket=self._bucket
+                        ) from refused
+                    already = refused, self._direct.ranges
+                why = f"{code} {message}"
+            except bulk.Unexplained as failure:
+                why = str(failure)
+            if not self._direct_is_over:
+                self._direct_is_over = True
+                _log.info("%s: boto3 is asked from now on: %s", what, why)
+        return self._boto3().ask(what, through_boto3, already)
 
-    def _ask(self, what: str, question: Callable[[Any], _T]) -> _T:
-        """The answer of the client at hand, or of a better one where that one is refused."""
+    def _boto3(self) -> "boto.Access":
+        with self._lock:
+            if self._access is None:
+                from vfs import boto
+
+                self._access = boto.Access(self._bucket, **as_dict(self._options))
+            return self._access
+
+    def _listing(self, what: str, wanted: Mapping[str, str]) -> bucketlist.ListPage:
+        return self._ask(
+            what,
+            lambda bucket: bucket.page(what, wanted),
+            lambda client: bucketlist.ask(client, {"Bucket": self._bucket, **wanted}),
+        )
+
+    def _prefix_of(self, folder: str) -> str:
+        return f"{self._prefix}{_valid(folder)}/" if folder else self._prefix
+
+    def _object_of(self, row: tuple[str, int, int, str]) -> ObjectInfo:
+        key, size_bytes, mtime_s, etag = row
+        return ObjectInfo(key.removeprefix(self._prefix), size_bytes, mtime_s * 1_000_000_000, etag)
+
+    def _range(self, what: str, wanted: bulk.Wanted, start: int, length: int, client: Any) -> Buffer:
+        """The bytes of the range of this version, through obstore with the place and keys of boto3's client."""
+        boto3 = self._boto3()
+        ranges = boto3.ranges(client)
+        if ranges is None:
+            return self._fetch(what, wanted, start, length, client)
         try:
-            client = self._access.client()
-            # Twice there may be a better one: in the bucket's region, and with new keys.
-            for _ in range(2):
-                try:
-                    return question(client)
-                except botocore.exceptions.ClientError as failure:
-                    refusal = self._translated(failure, what)
-                    if not isinstance(refusal, AccessDenied):
-                        raise refusal from failure
-                    better = self._access.better_than(client, failure)
-                    if better is None:
-                        raise refusal from failure
-                client = better
-            return question(client)
-        except _SDK_FAILURES as failure:
-            raise self._translated(failure, what) from failure
+            return ranges.read(what, wanted, start, length)
+        except bulk.Refused as refused:
+            raise boto3.refusal(refused) from refused
+        except bulk.Unexplained as failure:
+            data = self._fetch(what, wanted, start, length, client)
+            if not self._detoured:
+                self._detoured = True
+                _log.warning("%s: came through boto3, which costs more; this is not said again: %s", what, failure)
+            boto3.look_again(ranges)
+            return data
 
-    def _fetch(self, client: Any, what: str, obj: ObjectInfo, start: int, length: int) -> bytes:
-        """The bytes of the range of this version, whole."""
-        pinned = {"IfMatch": f'"{obj.version}"'} if obj.version else {}
-        name = self._prefix + _valid(obj.key)
+    def _fetch(self, what: str, wanted: bulk.Wanted, start: int, length: int, client: Any) -> bytes:
+        """The bytes of the range of this version, through boto3."""
+        pinned = {"IfMatch": f'"{wanted.etag}"'} if wanted.etag else {}
         asked_at = time.monotonic()
-        answer = client.get_object(Bucket=self._bucket, Key=name, Range=http_range(start, length), **pinned)
+        answer = client.get_object(Bucket=self._bucket, Key=wanted.key, Range=http_range(start, length), **pinned)
         with answer["Body"] as body:  # closes the connection too, unless the body was read to its end
-            _require_range(answer, what, obj, start, length)
-            deadline = asked_at + min(_LONGEST_BODY_S, _IDLE_S + length / _LOWEST_BYTES_PER_S)
-            return _drain(body, what, length, deadline)
-
-    def _translated(self, failure: BaseException, what: str) -> EgofsError:
-        """Our failure for one of the SDK's, with what a person can do about it."""
-        if isinstance(failure, botocore.exceptions.ClientError):
-            return _translated_answer(failure, what, self._bucket, self._access.who())
-        kind = meaning_of(type(failure))
-        if isinstance(failure, botocore.exceptions.NoCredentialsError):
-            return kind(f"{what}: {_NO_KEYS}")
-        advice = f": {_RENEW}" if kind is AccessDenied else ""
-        return kind(f"{what}: {failure}{advice}")
+            _require_range(answer, what, wanted, start, length)
+            return _drain(body, what, length, asked_at + bulk.deadline_s(length))
 
     def _leave_out(self, key: str) -> None:
         if key not in self._logged and len(self._logged) < 1000:
             self._logged.add(key)
             _log.warning("s3://%s/%s is left out: a folder without a name cannot be shown", self._bucket, key)
-
-
-class _Access:
-    """The client of a bucket, and how a better one is had. `_lock` is over all that it keeps; nothing is sent
-    under it."""
-
-    def __init__(self, bucket: str, options: Options) -> None:
-        self._bucket = bucket
-        self._options = options
-        self._lock = threading.Lock()
-        self._client: Any = None
-        self._keys: tuple[str, ...] = ()
-        self._method = ""
-        self._region = options.region
-        self._region_is_known = False
-
-    def client(self) -> Any:
-        """The client at hand, made where there is none. Raises the SDK's errors."""
-        with self._lock:
-            if self._client is None:
-                self._open()
-            return self._client
-
-    def better_than(self, refused: Any, failure: botocore.exceptions.ClientError) -> Any | None:
-        """Another client than the one that was refused; None where neither its region nor its keys were at fault."""
-        region = self._told_region(refused, failure)
-        with self._lock:
-            if self._client is not refused:  # another thread has been here
-                return self._client
-            if region and region != refused.meta.region_name:
-                self._region = region
-            elif self._options.anonymous or self._current_keys() == self._keys:
-                return None
-            self._open()
-            return self._client
-
-    def who(self) -> str:
-        """Whose credentials were sent, for a person to find them."""
-        if self._options.anonymous:
-            return "anonymous reading"
-        profile = f"profile {self._options.aws_profile!r}" if self._options.aws_profile else "the credentials"
-        return f"{profile} (from {self._method or 'nowhere'})"
-
-    def close(self) -> None:
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
-
-    def _open(self) -> None:
-        """Makes a client, with the keys that are there now."""
-        session = _session(self._options)
-        if not self._options.anonymous:
-            self._keys, self._method = _keys_of(session)
-        config = Config(
-            connect_timeout=_CONNECT_S,
-            read_timeout=_IDLE_S,
-            retries={"total_max_attempts": 1},
-            max_pool_connections=_CONNECTIONS,
-            signature_version=botocore.UNSIGNED if self._options.anonymous else "s3v4",
-            s3={"addressing_style": self._options.addressing_style},
-            # A checksum is of a whole object: stores that send it with a range would fail every read.
-            response_checksum_validation="when_required",
-            # A source's URL names its store: no file or variable may put another in its place.
-            ignore_configured_endpoint_urls=True,
-        )
-        self._client = session.client(
-            "s3",
-            endpoint_url=self._options.endpoint_url or None,
-            region_name=self._region or session.region_name or _FIRST_REGION,
-            config=config,
-        )
-
-    def _current_keys(self) -> tuple[str, ...]:
-        return _keys_of(_session(self._options))[0]
-
-    def _told_region(self, client: Any, failure: botocore.exceptions.ClientError) -> str:
-        """The bucket's region from the headers of a refusal, else, once, of HEAD on the bucket; "" if neither tells."""
-        region = _region_in(failure.response)
-        if not region and not self._region_is_known:
-            try:
-                region = _region_in(client.head_bucket(Bucket=self._bucket))
-            except botocore.exceptions.ClientError as refusal:
-                region = _region_in(refusal.response)
-        self._region_is_known = True
-        return region
-
-
-def _session(options: Options) -> boto3.session.Session:
-    return boto3.session.Session(profile_name=options.aws_profile or None)
-
-
-def _keys_of(session: boto3.session.Session) -> tuple[tuple[str, ...], str]:
-    """The keys that a session finds now, and by which of botocore's methods."""
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise botocore.exceptions.NoCredentialsError
-    frozen = credentials.get_frozen_credentials()
-    return (frozen.access_key, frozen.secret_key, frozen.token or ""), credentials.method
-
-
-def _region_in(answer: Mapping[str, Any]) -> str:
-    return str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
 
 # -- names and objects ------------------------------------------------------------------------------------------
@@ -334,8 +275,7 @@ def _valid(name: str) -> str:
     return name
 
 
-def _name(listed: Mapping[str, Any], field: str, prefix: str, what: str) -> str:
-    key = str(listed.get(field, ""))
+def _name(key: str, prefix: str, what: str) -> str:
     if not key.startswith(prefix):
         raise CorruptData(f"{what}: the store listed {key!r}, which does not stand there")
     return key.removeprefix(prefix)
@@ -352,23 +292,23 @@ def _object(key: str, facts: Mapping[str, Any], size_field: str, what: str) -> O
 # -- bytes ------------------------------------------------------------------------------------------------------
 
 
-def _require_range(answer: Mapping[str, Any], what: str, obj: ObjectInfo, start: int, length: int) -> None:
+def _require_range(answer: Mapping[str, Any], what: str, wanted: bulk.Wanted, start: int, length: int) -> None:
     """Raises where an answer is of another version or range, before any of it is read."""
     etag = str(answer.get("ETag", "")).strip('"')
-    if obj.version and etag not in ("", obj.version):
+    if wanted.etag and etag not in ("", wanted.etag):
         raise Changed(f"{what}: the object has been replaced: open it again")
     if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
         try:
             came = parse_content_range(answer.get("ContentRange", ""))
         except ValueError as failure:
             raise CorruptData(f"{what}: {failure}") from failure
-        if came[:2] != (start, length) or came[2] not in (None, obj.size_bytes):
+        if came[:2] != (start, length) or came[2] not in (None, wanted.size_bytes):
             raise CorruptData(f"{what}: bytes of another range came: {answer['ContentRange']}")
-    elif (start, length) != (0, obj.size_bytes):
+    elif (start, length) != (0, wanted.size_bytes):
         raise CorruptData(f"{what}: the whole object came instead of a range; does the endpoint serve ranges?")
 
 
-def _drain(body: urllib3.HTTPResponse, what: str, length: int, deadline: float) -> bytes:
+def _drain(body: Any, what: str, length: int, deadline: float) -> bytes:
     """Exactly `length` bytes of a body that has no more."""
     parts = []
     missing = length
@@ -382,101 +322,3 @@ def _drain(body: urllib3.HTTPResponse, what: str, length: int, deadline: float) 
     if missing:
         raise CorruptData(f"{what}: the answer ended after {length - missing} bytes")
     return b"".join(parts)
-
-
-# -- failures ---------------------------------------------------------------------------------------------------
-
-# What each exception means, by the name of its class or of one it derives from, the nearest first: by name, because
-# botocore adds classes in every release and a range of releases is supported. A test holds that none is left out.
-_NAMES_BY_MEANING: dict[type[EgofsError], str] = {
-    Timeout: "ConnectTimeoutError ReadTimeoutError TimeoutError",
-    Unavailable: "ConnectionError HTTPClientError HTTPError CapacityNotAvailableError MetadataRetrievalError",
-    CorruptData: "IncompleteReadError ChecksumError FlexibleChecksumError ResponseParserError ValueError",
-    # At a mount's start open_source makes option errors of those about files; later somebody is editing them.
-    AccessDenied: """
-        NoCredentialsError PartialCredentialsError CredentialRetrievalError NoAuthTokenError TokenRetrievalError
-        UnknownTokenProviderError UnknownCredentialError SSOError LoginError RefreshWithMFAUnsupportedError
-        InvalidConfigError ConfigParseError ConfigNotFound ProfileNotFound MissingDependencyException
-        InvalidIMDSEndpointError InvalidIMDSEndpointModeError""",
-    OptionError: """
-        BaseEndpointResolverError EndpointProviderError InvalidRegionError UnknownRegionError InvalidDNSNameError
-        InvalidS3AddressingStyleError InvalidHostLabelError InvalidProxiesConfigError UnsupportedS3ConfigurationError
-        InvalidEndpointConfigurationError InvalidRetryConfigurationError InvalidDefaultsMode
-        InvalidChecksumConfigError InvalidS3UsEast1RegionalEndpointConfigError InvalidSTSRegionalEndpointsConfigError
-        InvalidEndpointDiscoveryConfigurationError""",
-    # What only comes of calling the SDK in ways that this module does not, or of a broken installation.
-    SourceError: """
-        ClientError Boto3Error DataNotFoundError ApiVersionNotFoundError ServiceNotInRegionError ValidationError
-        ParamValidationError MissingParametersError UnknownSignatureVersionError UnsupportedSignatureVersionError
-        UnknownServiceStyle PaginationError OperationNotPageableError UnseekableStreamError WaiterError
-        WaiterConfigError InvalidExpressionError UnknownClientMethodError UnsupportedS3ArnError
-        UnsupportedS3ControlArnError UnsupportedOutpostResourceError UnsupportedS3AccesspointConfigurationError
-        UnsupportedS3ControlConfigurationError StubResponseError MD5UnavailableError UndefinedModelAttributeError
-        AwsChunkedWrapperError UnsupportedServiceProtocolsError""",
-}
-_MEANING = {name: kind for kind, names in _NAMES_BY_MEANING.items() for name in names.split()}
-
-# ValueError: botocore lets it through for dates and numbers that it cannot read.
-_SDK_FAILURES = (
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.ClientError,
-    botocore.exceptions.UndefinedModelAttributeError,
-    botocore.parsers.ResponseParserError,
-    boto3.exceptions.Boto3Error,
-    urllib3.exceptions.HTTPError,
-    ValueError,
-)
-
-_THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
-# Refusals that come as 400. A HEAD has no body and its code is the bare status: that is an ended token there.
-_REFUSED = {
-    "400", "ExpiredToken", "InvalidToken", "TokenRefreshRequired", "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-}  # fmt: skip
-
-
-def meaning_of(kind: type[BaseException]) -> type[EgofsError]:
-    """Our failure for a class of the SDK's exceptions; SourceError for those that the table does not name."""
-    return next((_MEANING[base.__name__] for base in kind.__mro__ if base.__name__ in _MEANING), SourceError)
-
-
-def _meaning_of_answer(status: int, code: str) -> type[EgofsError]:
-    """Our failure for an error that the store answered."""
-    if status == 404 or code in ("NoSuchKey", "NoSuchBucket", "KeyTooLongError"):
-        return NotFound
-    if status in (412, 416):  # 416: the range lay within the object that was opened, so this is another
-        return Changed
-    if status == 429 or code in _THROTTLED or (status == 503 and code == "503"):  # HEAD has no body to say SlowDown
-        return Throttled
-    if status == 408 or code == "RequestTimeout":
-        return Timeout
-    if status == 403 and code == "InvalidObjectState":  # archived: no credentials help
-        return SourceError
-    if status in (401, 403) or (status == 400 and code in _REFUSED):
-        return AccessDenied
-    return Unavailable if status >= 500 else SourceError
-
-
-def _translated_answer(failure: botocore.exceptions.ClientError, what: str, bucket: str, who: str) -> EgofsError:
-    """Our failure for an error that the store answered, with what a person can do."""
-    answer = failure.response
-    error, metadata = answer.get("Error", {}), answer.get("ResponseMetadata", {})
-    status, code = int(metadata.get("HTTPStatusCode", 0)), str(error.get("Code", ""))
-    said = " ".join(f"{code} {error.get('Message', '')}".split())
-    kind = _meaning_of_answer(status, code)
-    if kind is NotFound:
-        named = (
-            f"there is no bucket {bucket!r}: check its name" if code == "NoSuchBucket" else "there is no such object"
-        )
-        return kind(f"{what}: {named}")
-    if kind is Changed:
-        return kind(f"{what}: the object has been replaced: open it again")
-    if kind is AccessDenied and who == "anonymous reading":
-        return kind(f"{what}: refused to {who} ({said}): give aws_profile, the name of a profile in ~/.aws")
-    if kind is AccessDenied:
-        return kind(f"{what}: refused to {who} ({said}): {_RENEW}")
-    ours = kind(f"{what}: {said}")
-    retry_after = str(metadata.get("HTTPHeaders", {}).get("retry-after", ""))
-    if retry_after.isdecimal():
-        ours.retry_after_s = float(retry_after)
-    return ours

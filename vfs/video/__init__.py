@@ -1,0 +1,49 @@
+"""Video as those who serve frames see it: the names below, each brought in when it is first asked for.
+
+What stands behind them imports PyAV, numpy and simplejpeg: 150 ms and 60 MB that a mount does not pay before it
+answers, and `egofs status` never. So a name is taken from here as `video.Decoder` and not imported by itself; whoever
+expects frames soon calls `load` from a thread with time to spare. Any thread may enter.
+"""
+
+import importlib
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vfs.video.decode import Decoder
+    from vfs.video.encode import encode_jpeg, jpeg_size_bytes
+    from vfs.video.index import VideoIndex, read_index
+
+__all__ = ["VIDEO_SUFFIXES", "Decoder", "VideoIndex", "encode_jpeg", "jpeg_size_bytes", "load", "read_index"]
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".mov", ".m4v", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi"}
+    | {".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob"}
+)
+"""Lower-case suffixes of the files that are taken for videos; what they are in truth, their first bytes say."""
+
+_HOMES = {
+    "Decoder": "decode",
+    "encode_jpeg": "encode",
+    "jpeg_size_bytes": "encode",
+    "VideoIndex": "index",
+    "read_index": "index",
+}
+# One thread imports at a time: a second one would see extension modules that are half there.
+_loading = threading.Lock()
+
+
+def load() -> None:
+    """Imports everything that frames need; returns at once where that has been done."""
+    with _loading:
+        for name, home in _HOMES.items():
+            if name not in globals():
+                globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __getattr__(name: str) -> object:
+    """A name of `_HOMES` that was not asked for before (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    load()
+    return globals()[name]

@@ -11,9 +11,9 @@ import av
 
 from vfs.errors import UndecodableVideo
 from vfs.video import demux, mp4
-from vfs.video.table import VIDEO_SUFFIXES, ByteReader, VideoIndex
+from vfs.video.table import ByteReader, VideoIndex
 
-__all__ = ["VIDEO_SUFFIXES", "ByteReader", "VideoIndex", "read_index"]
+__all__ = ["ByteReader", "VideoIndex", "read_index"]
 
 
 def read_index(reader: ByteReader, name: str) -> VideoIndex:

@@ -1,7 +1,8 @@
 """What is known of a video before any of it is decoded: its pictures, where their packets stand, when they show.
 
 The parsers (mp4.py, demux.py) make a VideoIndex; decode.py and whoever names frames read it. It knows no container
-and no codec library. Immutable: any thread may use it. Callers import these names from vfs.video.index.
+and no codec library. Immutable: any thread may use it. Callers import these names from vfs.extent import Buffer
+from vfs.video.index.
 """
 
 from dataclasses import dataclass, field
@@ -11,14 +12,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vfs.extent import Buffer
+
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
-
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".mov", ".m4v", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi"}
-    | {".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".vob"}
-)
-"""Lower-case suffixes of the files that are taken for videos; what they are in truth, their first bytes say."""
 
 MAX_PIXELS = 8192 * 8192
 """Of one picture: 8K and 360° video fit; a header that claims more is refused before memory is given to it."""
@@ -38,7 +35,7 @@ class ByteReader(Protocol):
 
     size_bytes: int
 
-    def read(self, start: int, length: int) -> bytes | memoryview:
+    def read(self, start: int, length: int) -> Buffer:
         """Exactly the bytes of the range that stand before the end of the file."""
         ...
 

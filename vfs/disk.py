@@ -1,0 +1,619 @@
+"""Values on local disk, evicted least recently used: where the cache keeps its chunks between mounts.
+
+Hides files, checksums, the accounting in SQLite, eviction, and what a full or broken disk does. Called by cache.py
+only; knows nothing of objects or sources. A value belongs to an owner (one version of one object) and has a number.
+
+Each value is one file that is written once, renamed into place and never changed: whoever has it open reads it whole
+even when it is evicted meanwhile, by this process or by another that shares the folder. The file's name is made from
+owner and number, so finding it needs no database. Its data is followed by one XXH3 for each `BLOCK_BYTES` of it, seeded
+with its name: a flipped, truncated or swapped file is found when the block is first read. SQLite only counts: how many
+bytes there are, and what was used last.
+
+Any thread may call. Values are written by one thread, many in one transaction; `keep` only puts them into its queue,
+which is bounded. `_lock` is over the queue and the counters; nothing is read, written or waited for under it. The disk
+is a convenience: when it fails, it is left alone for a while and reading goes on without it.
+"""
+
+import errno
+import logging
+import mmap
+import os
+import re
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import xxhash
+
+from vfs.arena import Arena
+from vfs.extent import Buffer
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 64 << 10
+_PAGE = 4096
+_SUM = struct.Struct("<Q")
+# What may wait to be written. A disk slower than the network then loses values instead of holding up readers.
+_QUEUE_BYTES = 72 << 20
+# Values of one transaction: a commit costs 0.1 to 0.3 ms, a value's row 10 us.
+_BATCH_VALUES = 256
+_BATCH_BYTES = 16 << 20
+# From this size on, files are written past the page cache: what a reader has just got stands in the kernel's pages of
+# the mounted file already, and a second copy costs 0.3 ms a MiB, ten times that in a virtual machine whose memory has
+# not been touched before (measured); 1 MiB by O_DIRECT costs 0.05 ms of CPU.
+_DIRECT_BYTES = 256 << 10
+# Larger values are loaded into memory that is used again, of slots for so large ones; so many of each.
+_SLOTS = ((1 << 20, 32), (4 << 20, 12))
+# Evicted at once, beyond what is needed: 1/100 of the limit, so that not every batch has to look for victims.
+_SLACK = 100
+# Left free for others on the disk.
+_RESERVE_BYTES = 512 << 20
+_FOLDERS = 256
+# Uses are noted this often at most; the order of eviction is that exact.
+_NOTE_USE_S = 5.0
+# Between the folders that are counted again while nothing is to be written: all of them in half a minute.
+_SWEEP_S = 0.1
+# After this many failures in a row the disk is left alone for a while.
+_PATIENCE = 3
+_PAUSE_S = 60.0
+_CLOSE_S = 20.0
+_FAILURES = (OSError, sqlite3.Error)
+_DATABASE = "index.sqlite"
+_SCHEMA_VERSION = 1
+_NUMBERS = "SELECT number FROM value WHERE owner = ?"
+_IS_COUNTED = "SELECT 1 FROM value WHERE owner = ? AND number = ?"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS value (
+    owner BLOB NOT NULL, number INTEGER NOT NULL, file_bytes INTEGER NOT NULL,
+    used_at INTEGER NOT NULL, PRIMARY KEY (owner, number)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS value_by_use ON value (used_at);
+CREATE TABLE IF NOT EXISTS total (file_bytes INTEGER NOT NULL);
+INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
+"""
+
+Key = tuple[bytes, int]
+"""Owner (16 bytes) and number of a value."""
+
+
+class Damaged(Exception):
+    """A value's bytes are not those that were kept."""
+
+
+class Value:
+    """An open file of a value. Blocks are checked when they are first read; the descriptor ends with the object."""
+
+    __slots__ = ("_checked", "_descriptor", "_seed", "_sums", "key", "length")
+
+    def __init__(self, key: Key, descriptor: int, length: int) -> None:
+        self._descriptor = descriptor
+        self.key = key
+        self.length = length
+        self._seed = _seed(key)
+        self._sums = os.pread(descriptor, _SUM.size * -(-length // BLOCK_BYTES), length)
+        self._checked = bytearray(len(self._sums) // _SUM.size)
+
+    def __del__(self) -> None:
+        # Not before the last thread that reads has let go: another file could get the number meanwhile.
+        os.close(self._descriptor)
+
+    def read(self, start: int, length: int) -> Buffer:
+        """The bytes of a range that lies within the value; blocks. Raises Damaged, OSError."""
+        first, last = start // BLOCK_BYTES, (start + length - 1) // BLOCK_BYTES
+        if all(self._checked[first : last + 1]):
+            return _whole(self._descriptor, start, length)
+        begin = first * BLOCK_BYTES
+        data = memoryview(_whole(self._descriptor, begin, min(self.length, (last + 1) * BLOCK_BYTES) - begin))
+        for number in range(first, last + 1):
+            offset = number * BLOCK_BYTES - begin
+            checksum = xxhash.xxh3_64_intdigest(data[offset : offset + BLOCK_BYTES], self._seed)
+            if checksum != _SUM.unpack_from(self._sums, number * _SUM.size)[0]:
+                raise Damaged
+        self._checked[first : last + 1] = b"\1" * (last - first + 1)
+        return data[start - begin : start - begin + length]
+
+    def ready(self, start: int, into: memoryview) -> bool:
+        """Fills `into` from the kernel's pages; False where that would wait for the disk, or check a block."""
+        first, last = start // BLOCK_BYTES, (start + len(into) - 1) // BLOCK_BYTES
+        if not all(self._checked[first : last + 1]):
+            return False
+        try:
+            return os.preadv(self._descriptor, [into], start, os.RWF_NOWAIT) == len(into)
+        except OSError:  # EAGAIN, or a file system that cannot say
+            return False
+
+
+class Disk:
+    """A folder of values; see the module's docstring."""
+
+    def __init__(self, folder: Path, limit_bytes: int, on_eviction: Callable[[Key], None]) -> None:
+        """`on_eviction` hears of values that are gone: an open one keeps its space. Raises OSError for the folder."""
+        self.limit_bytes = limit_bytes
+        self._on_eviction = on_eviction
+        self.errors = 0
+        self.not_kept = 0
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._queue: dict[Key, Buffer] = {}
+        self._queued_bytes = 0
+        self._used: set[Key] = set()
+        self._unwanted: set[Key] = set()
+        self._failed_in_row = 0
+        self._rest_until = 0.0
+        self._closing = False
+        self._direct = True
+        self._arenas = [Arena(slots, _file_bytes(size)) for size, slots in _SLOTS]
+        self._staging: mmap.mmap | None = None
+        self._temporary = f".new-{os.getpid()}-{id(self):x}"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._database_lock = threading.Lock()
+        self._database = _open_database(folder)
+        self._writer: threading.Thread | None = None
+
+    # -- finding
+
+    def find(self, key: Key, length: int) -> "Value | Buffer | None":
+        """The value, open or still as it waits to be written; None if there is none of that length. May block."""
+        waiting = self._queue.get(key)
+        if waiting is not None:
+            return waiting
+        if time.monotonic() < self._rest_until:
+            return None
+        path = self._path(key)
+        try:
+            # Mostly it is not there, and to hear that from access(2) costs a third of an exception.
+            if not os.access(path, os.F_OK):
+                return None
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as failure:
+            self._failed(failure)
+            return None
+        try:
+            value = Value(key, descriptor, length)
+        except OSError as failure:
+            self._failed(failure)
+            return None
+        if os.fstat(descriptor).st_size != _file_bytes(length):
+            self.discard(key)
+            return None
+        with self._lock:
+            self._used.add(key)
+        return value
+
+    def load(self, key: Key, length: int) -> Buffer | None:
+        """All bytes of the value, checked, read past the page cache; None if there is none that is whole. Blocks."""
+        waiting = self._queue.get(key)
+        if waiting is not None:
+            return waiting
+        if time.monotonic() < self._rest_until:
+            return None
+        path = self._path(key)
+        try:
+            if not os.access(path, os.F_OK):
+                return None
+            data = self._load(path, _file_bytes(length))
+            if data is None or not _is_whole(data, length, _seed(key)):
+                raise Damaged
+        except FileNotFoundError:
+            return None
+        except OSError as failure:
+            self._failed(failure)
+            return None
+        with self._lock:
+            self._used.add(key)
+        return data[:length]
+
+    def _load(self, path: str, size_bytes: int) -> memoryview | None:
+        into = self._memory(size_bytes)
+        direct = os.O_DIRECT if self._direct and size_bytes >= _DIRECT_BYTES else 0
+        try:
+            return into if _read_into(path, direct, into) == size_bytes else None
+        except OSError as failure:
+            if not direct or failure.errno != errno.EINVAL:
+                raise
+            self._direct = False
+            return into if _read_into(path, 0, into) == size_bytes else None
+
+    def _memory(self, size_bytes: int) -> memoryview:
+        for arena in self._arenas:
+            if _DIRECT_BYTES <= size_bytes <= arena.slot_bytes:
+                return arena.take()[:size_bytes]
+        # O_DIRECT wants it aligned, and only a mapping is.
+        return memoryview(mmap.mmap(-1, size_bytes) if size_bytes >= _DIRECT_BYTES else bytearray(size_bytes))
+
+    def give_back_memory(self) -> None:
+        """Nothing was read for a while: memory kept for loading goes back to the system."""
+        for arena in self._arenas:
+            arena.give_back()
+
+    def used(self, key: Key) -> None:
+        """Notes that a value that is held open was read again."""
+        with self._lock:
+            self._used.add(key)
+
+    # -- keeping
+
+    def keep(self, key: Key, data: Buffer) -> bool:
+        """Has the value written soon. False where too much waits already or the disk is resting: it is not kept."""
+        with self._lock:
+            if self._closing or time.monotonic() < self._rest_until:
+                return False
+            if self._queued_bytes + len(data) > _QUEUE_BYTES or _file_bytes(len(data)) > self.limit_bytes:
+                self.not_kept += 1
+                return False
+            if key not in self._queue:
+                self._queue[key] = data
+                self._queued_bytes += len(data)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_on, name="cache-writer", daemon=True)
+                self._writer.start()
+            self._wake.notify()
+        return True
+
+    def has_room(self, length: int) -> bool:
+        """Whether so many bytes more could wait to be written."""
+        return self._queued_bytes + length <= _QUEUE_BYTES
+
+    def discard(self, key: Key) -> None:
+        """The value is damaged or superseded: it is removed."""
+        with self._lock:
+            if key in self._queue:
+                return  # another reader found the damage first, and what is there now takes the file's place soon
+            self._unwanted.add(key)
+        try:
+            os.unlink(self._path(key))
+        except FileNotFoundError:
+            pass
+        except OSError as failure:
+            self._failed(failure)
+
+    def settle(self) -> None:
+        """Returns when everything that was to be kept is written or given up."""
+        deadline = time.monotonic() + _CLOSE_S
+        with self._lock:
+            while self._queue and time.monotonic() < deadline:
+                self._wake.wait(0.05)
+
+    def close(self) -> None:
+        """Writes what waits, for a while, and closes the accounting."""
+        self.settle()
+        with self._lock:
+            self._closing = True
+            self._wake.notify_all()
+        if self._writer is not None:
+            self._writer.join(_CLOSE_S)
+        with self._database_lock, suppress(sqlite3.Error):
+            self._account([])
+            self._database.close()
+
+    # -- counting
+
+    def used_bytes(self) -> int:
+        """Bytes that the files take, with those of other processes."""
+        return int(self._ask("SELECT file_bytes FROM total"))
+
+    def kept_of(self, owner: bytes) -> set[int]:
+        """The numbers of the values that are kept of an owner."""
+        try:
+            with self._database_lock:
+                return {number for (number,) in self._database.execute(_NUMBERS, (owner,)).fetchall()}
+        except _FAILURES as failure:
+            self._failed(failure)
+            return set()
+
+    def _ask(self, question: str, *values: object) -> int:
+        try:
+            with self._database_lock:
+                return int(self._database.execute(question, values).fetchone()[0])
+        except _FAILURES as failure:
+            self._failed(failure)
+            return 0
+
+    # -- the writer's thread
+
+    def _write_on(self) -> None:
+        swept = 0
+        while True:
+            with self._lock:
+                if not self._queue and not self._closing:
+                    self._wake.wait(_NOTE_USE_S if swept == _FOLDERS else _SWEEP_S)
+                batch = self._batch()
+                if not batch and self._closing:
+                    return
+            try:
+                if batch or self._used or self._unwanted:
+                    self._write(batch)
+                if swept < _FOLDERS:
+                    swept += 1
+                    self._adopt(swept - 1)
+            except _FAILURES as failure:
+                self._failed(failure)
+                # Files may have been written that were not counted.
+                swept = 0 if batch else swept
+                if _is_damage(failure):
+                    self._begin_anew(failure)
+                    swept = 0
+            finally:
+                with self._lock:
+                    for key, data in batch:
+                        if self._queue.get(key) is data:
+                            del self._queue[key]
+                            self._queued_bytes -= len(data)
+                    self._wake.notify_all()
+
+    def _batch(self) -> list[tuple[Key, Buffer]]:
+        batch: list[tuple[Key, Buffer]] = []
+        most_bytes = min(_BATCH_BYTES, self.limit_bytes // 2)
+        total = 0
+        for key, data in self._queue.items():
+            total += _file_bytes(len(data))
+            if batch and (len(batch) >= _BATCH_VALUES or total > most_bytes):
+                break
+            batch.append((key, data))
+        return batch
+
+    def _write(self, batch: list[tuple[Key, Buffer]]) -> None:
+        if time.monotonic() < self._rest_until:
+            return
+        coming = sum(_file_bytes(len(data)) for _, data in batch)
+        with self._database_lock:
+            self._make_room(coming)
+        for key, data in batch:
+            self._write_file(key, data)
+        with self._database_lock:
+            self._account(batch)
+        self._failed_in_row = 0
+
+    def _write_file(self, key: Key, data: Buffer) -> None:
+        path = self._path(key)
+        temporary = f"{path}{self._temporary}"
+        try:
+            self._fill(temporary, key, data)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            self._fill(temporary, key, data)
+        os.rename(temporary, path)
+
+    def _fill(self, path: str, key: Key, data: Buffer) -> None:
+        view = memoryview(data)
+        seed = _seed(key)
+        sums = b"".join(
+            _SUM.pack(xxhash.xxh3_64_intdigest(view[at : at + BLOCK_BYTES], seed))
+            for at in range(0, len(view), BLOCK_BYTES)
+        )
+        try:
+            if not (self._direct and len(view) >= _DIRECT_BYTES and self._write_direct(path, view, sums)):
+                padding = bytes(_file_bytes(len(view)) - len(view) - len(sums))
+                _write_whole(path, 0, [view, sums, padding])
+        except FileNotFoundError:
+            raise
+        except OSError:
+            with suppress(OSError):
+                os.unlink(path)
+            raise
+
+    def _write_direct(self, path: str, view: memoryview, sums: bytes) -> bool:
+        """Whether the file could be written past the page cache: whole pages, from aligned memory only."""
+        whole = _file_bytes(len(view))
+        if self._staging is None or len(self._staging) < whole:
+            self._staging = mmap.mmap(-1, whole)
+        self._staging[: len(view)] = view
+        self._staging[len(view) : whole] = sums.ljust(whole - len(view), b"\0")
+        with memoryview(self._staging)[:whole] as staged:
+            try:
+                _write_whole(path, os.O_DIRECT, [staged])
+            except OSError as failure:
+                if failure.errno != errno.EINVAL:
+                    raise
+                self._direct = False  # tmpfs and others cannot
+        return self._direct
+
+    def _make_room(self, coming: int) -> None:
+        """Evicts what was used longest ago until the coming bytes fit. Called with the database's lock."""
+        database = self._database
+        total = int(database.execute("SELECT file_bytes FROM total").fetchone()[0])
+        disk = os.statvfs(self._folder)
+        free = disk.f_bavail * disk.f_frsize - min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
+        limit = min(self.limit_bytes, total + free)
+        if total + coming <= limit:
+            return
+        if self._used:
+            self._account([])
+        wanted = total + coming - limit + limit // _SLACK
+        while wanted > 0:
+            oldest = database.execute(
+                "SELECT owner, number, file_bytes FROM value ORDER BY used_at LIMIT ?", (_BATCH_VALUES,)
+            ).fetchall()
+            victims = []
+            for owner, number, file_bytes in oldest:
+                if wanted <= 0:
+                    break
+                victims.append((owner, number))
+                wanted -= file_bytes
+            if not victims:
+                if coming > limit:
+                    raise OSError("no room is left on the cache's disk")
+                return
+            self._remove(victims)
+            for key in victims:
+                with suppress(FileNotFoundError):
+                    os.unlink(self._path(key))
+                self._on_eviction(key)
+
+    def _remove(self, keys: list[Key]) -> None:
+        with self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            gone = 0
+            for key in keys:
+                row = database.execute("DELETE FROM value WHERE owner = ? AND number = ? RETURNING file_bytes", key)
+                gone += sum(file_bytes for (file_bytes,) in row.fetchall())
+            database.execute("UPDATE total SET file_bytes = file_bytes - ?", (gone,))
+
+    def _account(self, written: list[tuple[Key, Buffer]]) -> None:
+        """Counts what was written, what was used and what is gone. Called with the database's lock."""
+        now = int(time.time())
+        with self._lock:
+            used, self._used = self._used, set()
+            unwanted, self._unwanted = self._unwanted, set()
+        if unwanted:
+            # Before what was written is counted: what was damaged has been fetched and written again by now.
+            self._remove([*unwanted])
+        with self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany(
+                "UPDATE value SET used_at = ? WHERE owner = ? AND number = ?", ((now, *key) for key in used)
+            )
+            self._count_in(((*key, _file_bytes(len(data)), now) for key, data in written))
+
+    def _count_in(self, rows: Iterable[tuple[bytes, int, int, int]]) -> None:
+        added = 0
+        for row in rows:
+            before = self._database.execute(
+                "SELECT file_bytes FROM value WHERE owner = ? AND number = ?", row[:2]
+            ).fetchone()
+            added += row[2] - (before[0] if before else 0)
+            self._database.execute("INSERT OR REPLACE INTO value VALUES (?, ?, ?, ?)", row)
+        self._database.execute("UPDATE total SET file_bytes = file_bytes + ?", (added,))
+
+    def _adopt(self, folder: int) -> None:
+        """Counts the files of one folder that a crash, or a lost database, left uncounted; drops half-written ones."""
+        place = self._folder / f"{folder:02x}"
+        rows = []
+        with suppress(FileNotFoundError), os.scandir(place) as entries:
+            for entry in entries:
+                facts = entry.stat(follow_symlinks=False)
+                key = _key_of(entry.name)
+                if key is None:
+                    if time.time() - facts.st_mtime > 3600:
+                        os.unlink(entry.path)
+                else:
+                    rows.append((*key, facts.st_size, int(facts.st_mtime)))
+        if rows:
+            with self._database_lock, self._database as database:
+                database.execute("BEGIN IMMEDIATE")
+                self._count_in([row for row in rows if database.execute(_IS_COUNTED, row[:2]).fetchone() is None])
+
+    def _begin_anew(self, failure: Exception) -> None:
+        """The database is damaged: another takes its place, and the files are counted in again."""
+        with self._database_lock, suppress(*_FAILURES):
+            self._database.close()
+            _set_aside(self._folder, failure)
+            self._database = _open_database(self._folder)
+
+    # -- names and failures
+
+    def _path(self, key: Key) -> str:
+        owner, number = key
+        return f"{self._folder}/{(owner[0] + number) % _FOLDERS:02x}/{owner.hex()}.{number:x}"
+
+    def _failed(self, failure: BaseException) -> None:
+        with self._lock:
+            self.errors += 1
+            self._failed_in_row += 1
+            if self._failed_in_row >= _PATIENCE:
+                self._failed_in_row = 0
+                self._rest_until = time.monotonic() + _PAUSE_S
+        log.warning("the cache folder %s failed (%s); reading goes on without it", self._folder, failure)
+
+
+def _open_database(folder: Path) -> sqlite3.Connection:
+    """The accounting; one that is damaged is set aside and begun anew."""
+    try:
+        return _prepared(folder)
+    except sqlite3.DatabaseError as failure:
+        if not _is_damage(failure):
+            raise OSError(f"its database cannot be used: {failure}") from failure
+        _set_aside(folder, failure)
+        return _prepared(folder)
+
+
+def _prepared(folder: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(folder / _DATABASE, check_same_thread=False, timeout=20.0, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        # After a power cut files may be there that are not counted, and are adopted; or the other way, and are missed.
+        database.execute("PRAGMA synchronous = NORMAL")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            raise sqlite3.DatabaseError(f"schema {version}, not {_SCHEMA_VERSION}")
+        database.executescript(_SCHEMA)
+        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _is_damage(failure: BaseException) -> bool:
+    """Whether a database cannot be used ever again; one that is busy, or on a full disk, can."""
+    return isinstance(failure, sqlite3.DatabaseError) and not isinstance(failure, sqlite3.OperationalError)
+
+
+def _set_aside(folder: Path, failure: Exception) -> None:
+    aside = folder / f"{_DATABASE}.damaged"
+    log.warning("the cache's database in %s is damaged (%s): set aside as %s", folder, failure, aside.name)
+    with suppress(FileNotFoundError):
+        (folder / _DATABASE).rename(aside)
+    for suffix in ("-wal", "-shm"):
+        (folder / f"{_DATABASE}{suffix}").unlink(missing_ok=True)
+
+
+def _seed(key: Key) -> int:
+    """Makes a value's checksums differ from those of the same bytes under another name."""
+    return int.from_bytes(key[0][:8]) ^ key[1]
+
+
+def _is_whole(data: memoryview, length: int, seed: int) -> bool:
+    """Whether a file's bytes are data of that length with its checksums."""
+    return all(
+        xxhash.xxh3_64_intdigest(data[at : min(at + BLOCK_BYTES, length)], seed)
+        == _SUM.unpack_from(data, length + number * _SUM.size)[0]
+        for number, at in enumerate(range(0, length, BLOCK_BYTES))
+    )
+
+
+def _file_bytes(length: int) -> int:
+    """Size of a value's file: data, checksums, and zeros up to a whole page."""
+    return -(-(length + _SUM.size * -(-length // BLOCK_BYTES)) // _PAGE) * _PAGE
+
+
+def _key_of(name: str) -> Key | None:
+    """The key that a file's name was made from; None for other files."""
+    match = re.fullmatch(r"([0-9a-f]{32})\.([0-9a-f]{1,12})", name)
+    return (bytes.fromhex(match[1]), int(match[2], 16)) if match else None
+
+
+def _read_into(path: str, flags: int, into: memoryview) -> int:
+    """How many bytes of a file came."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        return os.preadv(descriptor, [into], 0)
+    finally:
+        os.close(descriptor)
+
+
+def _write_whole(path: str, flags: int, parts: list[Buffer]) -> None:
+    """Makes a file of these bytes. Raises OSError where not all could be written."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | flags, 0o600)
+    try:
+        if os.writev(descriptor, parts) != sum(map(len, parts)):
+            raise OSError(errno.ENOSPC, "it was not written whole", path)
+    finally:
+        os.close(descriptor)
+
+
+def _whole(descriptor: int, start: int, length: int) -> bytes:
+    """Exactly these bytes of a file. Raises Damaged where it ends before."""
+    data = os.pread(descriptor, length, start)
+    while len(data) < length:
+        more = os.pread(descriptor, length - len(data), start + len(data))
+        if not more:
+            raise Damaged
+        data += more
+    return data
