@@ -33,10 +33,11 @@ _GRACE_S = 10.0
 # Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
 _MAX_TASKS = 1100
 
-# malloc keeps freed memory by arena, of which it makes up to eight a core: 50 MB of buffers more, and each is faulted
-# in anew. With two, reading 1 GiB takes a third less CPU (measured).
-_M_ARENA_MAX = -8  # malloc.h
-_MALLOC_ARENAS = 2
+# malloc's parameters (malloc.h) and what they are set to. Buffers of 4 MiB come and go by the hundred: as shipped,
+# malloc returns each to the system and has the next one faulted in page by page, in up to eight arenas a core. So it
+# keeps them, in two arenas, until nothing is read any more (the cache calls malloc_trim): a third less CPU a GiB.
+_M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
+_MALLOC = {_M_ARENA_MAX: 2, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 512 << 20}
 # How long a thread that computes keeps the others, and the event loop, waiting; Python's own 5 ms are for throughput.
 _SWITCH_S = 0.0005
 
@@ -130,7 +131,8 @@ def _tune_process() -> None:
     """Before there are threads: memory that they all share, and turns that are short."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # glibc
-        mallopt(_M_ARENA_MAX, _MALLOC_ARENAS)
+        for parameter, number in _MALLOC.items():
+            mallopt(parameter, number)
     sys.setswitchinterval(_SWITCH_S)
 
 

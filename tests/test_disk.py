@@ -195,11 +195,11 @@ def test_more_than_the_queue_holds_is_not_kept_and_said_so(opened, monkeypatch) 
     right = disk._write_file
     monkeypatch.setattr(disk, "_write_file", lambda *args: (goes_on.wait(10), right(*args)))
     monkeypatch.setattr(disk_module, "_QUEUE_BYTES", MIB)
-    kept = [disk.keep(key(number), bytes(300 * KIB)) for number in range(5)]
+    kept = [disk.keep(key(number), bytes(300 * KIB)) is not None for number in range(5)]
     assert kept == [True, True, True, False, False]
     assert disk.not_kept == 2
-    assert disk.has_room(MIB - 900 * KIB)
-    assert not disk.has_room(MIB - 900 * KIB + 1)
+    assert disk.has_room(MIB - 3 * 304 * KIB), "300 KiB and their checksums are files of 304 KiB"
+    assert not disk.has_room(MIB - 3 * 304 * KIB + 1)
     goes_on.set()
     disk.settle()
     assert disk.has_room(MIB)
@@ -697,15 +697,15 @@ def test_a_full_disk_rests_after_three_failures_and_is_tried_again_after_a_minut
     keep(disk, key(1))
     tries = []
 
-    def full(path, data) -> None:
+    def full(path, flags, image) -> None:
         tries.append(path)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "writev", full)
+        patched.setattr(disk_module, "_write_whole", full)
         kept = []
         for number in range(10, 20):
-            kept.append(disk.keep(key(number), content(key(number), 1000)))
+            kept.append(disk.keep(key(number), content(key(number), 1000)) is not None)
             disk.settle()
         assert len(tries) == disk.errors == 3
         assert kept == [True] * 3 + [False] * 7

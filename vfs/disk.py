@@ -41,13 +41,13 @@ _SUM = struct.Struct("<Q")
 _QUEUE_BYTES = 72 << 20
 # Values of one transaction: a commit costs 0.1 to 0.3 ms, a value's row 10 us.
 _BATCH_VALUES = 256
-_BATCH_BYTES = 16 << 20
+_BATCH_BYTES = 8 << 20
 # From this size on, files are written past the page cache: what a reader has just got stands in the kernel's pages of
 # the mounted file already, and a second copy costs 0.3 ms a MiB, ten times that in a virtual machine whose memory has
 # not been touched before (measured); 1 MiB by O_DIRECT costs 0.05 ms of CPU.
 _DIRECT_BYTES = 256 << 10
-# Larger values are loaded into memory that is used again, of slots for so large ones; so many of each.
-_SLOTS = ((1 << 20, 32), (4 << 20, 12))
+# Larger values wait to be written, and are loaded, in memory that is used again: slots for so large ones, so many.
+_SLOTS = ((1 << 20, 32), (4 << 20, 24))
 # Evicted at once, beyond what is needed: 1/100 of the limit, so that not every batch has to look for victims.
 _SLACK = 100
 # Left free for others on the disk.
@@ -86,12 +86,14 @@ class Damaged(Exception):
 class Value:
     """An open file of a value. Blocks are checked when they are first read; the descriptor ends with the object."""
 
-    __slots__ = ("_checked", "_descriptor", "_seed", "_sums", "key", "length")
+    __slots__ = ("_checked", "_descriptor", "_seed", "_sums", "key", "length", "misses")
 
     def __init__(self, key: Key, descriptor: int, length: int) -> None:
         self._descriptor = descriptor
         self.key = key
         self.length = length
+        self.misses = 0
+        """Reads that had to check a block first."""
         self._seed = _seed(key)
         self._sums = os.pread(descriptor, _SUM.size * -(-length // BLOCK_BYTES), length)
         self._checked = bytearray(len(self._sums) // _SUM.size)
@@ -105,6 +107,7 @@ class Value:
         first, last = start // BLOCK_BYTES, (start + length - 1) // BLOCK_BYTES
         if all(self._checked[first : last + 1]):
             return _whole(self._descriptor, start, length)
+        self.misses += 1
         begin = first * BLOCK_BYTES
         data = memoryview(_whole(self._descriptor, begin, min(self.length, (last + 1) * BLOCK_BYTES) - begin))
         for number in range(first, last + 1):
@@ -138,7 +141,8 @@ class Disk:
         self._folder = folder
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._queue: dict[Key, Buffer] = {}
+        self._queue: dict[Key, memoryview] = {}
+        """Files as they will be written."""
         self._queued_bytes = 0
         self._used: set[Key] = set()
         self._unwanted: set[Key] = set()
@@ -147,7 +151,6 @@ class Disk:
         self._closing = False
         self._direct = True
         self._arenas = [Arena(slots, _file_bytes(size)) for size, slots in _SLOTS]
-        self._staging: mmap.mmap | None = None
         self._temporary = f".new-{os.getpid()}-{id(self):x}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._database_lock = threading.Lock()
@@ -160,7 +163,7 @@ class Disk:
         """The value, open or still as it waits to be written; None if there is none of that length. May block."""
         waiting = self._queue.get(key)
         if waiting is not None:
-            return waiting
+            return waiting[:length]
         if time.monotonic() < self._rest_until:
             return None
         path = self._path(key)
@@ -190,7 +193,7 @@ class Disk:
         """All bytes of the value, checked, read past the page cache; None if there is none that is whole. Blocks."""
         waiting = self._queue.get(key)
         if waiting is not None:
-            return waiting
+            return waiting[:length]
         if time.monotonic() < self._rest_until:
             return None
         path = self._path(key)
@@ -239,22 +242,40 @@ class Disk:
 
     # -- keeping
 
-    def keep(self, key: Key, data: Buffer) -> bool:
-        """Has the value written soon. False where too much waits already or the disk is resting: it is not kept."""
+    def keep(self, key: Key, data: Buffer) -> memoryview | None:
+        """Has the value written soon. None where too much waits already or the disk is resting: it is not kept.
+
+        Else gives the same bytes where they wait to be written: who uses those from now on lets the others go, while
+        they are in the processor's cache and their memory can be used again at once.
+        """
+        if self._closing or time.monotonic() < self._rest_until:
+            return None
+        whole = _file_bytes(len(data))
+        if not self.has_room(whole) or whole > self.limit_bytes:
+            self.not_kept += 1
+            return None
+        image = self._image(key, memoryview(data), whole)
         with self._lock:
-            if self._closing or time.monotonic() < self._rest_until:
-                return False
-            if self._queued_bytes + len(data) > _QUEUE_BYTES or _file_bytes(len(data)) > self.limit_bytes:
-                self.not_kept += 1
-                return False
             if key not in self._queue:
-                self._queue[key] = data
-                self._queued_bytes += len(data)
+                self._queue[key] = image
+                self._queued_bytes += whole
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_on, name="cache-writer", daemon=True)
                 self._writer.start()
             self._wake.notify()
-        return True
+        return image[: len(data)]
+
+    def _image(self, key: Key, data: memoryview, whole: int) -> memoryview:
+        """A value's file: data, checksums, and zeros up to a whole page."""
+        seed = _seed(key)
+        sums = b"".join(
+            _SUM.pack(xxhash.xxh3_64_intdigest(data[at : at + BLOCK_BYTES], seed))
+            for at in range(0, len(data), BLOCK_BYTES)
+        )
+        image = self._memory(whole)
+        image[: len(data)] = data
+        image[len(data) :] = sums.ljust(whole - len(data), b"\0")
+        return image.toreadonly()
 
     def has_room(self, length: int) -> bool:
         """Whether so many bytes more could wait to be written."""
@@ -341,78 +362,64 @@ class Disk:
                     swept = 0
             finally:
                 with self._lock:
-                    for key, data in batch:
-                        if self._queue.get(key) is data:
+                    for key, image in batch:
+                        if self._queue.get(key) is image:
                             del self._queue[key]
-                            self._queued_bytes -= len(data)
+                            self._queued_bytes -= len(image)
+                    # Or its memory would be held until the next batch.
+                    batch = image = None  # type: ignore[assignment]
                     self._wake.notify_all()
 
-    def _batch(self) -> list[tuple[Key, Buffer]]:
-        batch: list[tuple[Key, Buffer]] = []
+    def _batch(self) -> list[tuple[Key, memoryview]]:
+        batch: list[tuple[Key, memoryview]] = []
         most_bytes = min(_BATCH_BYTES, self.limit_bytes // 2)
         total = 0
-        for key, data in self._queue.items():
-            total += _file_bytes(len(data))
+        for key, image in self._queue.items():
+            total += len(image)
             if batch and (len(batch) >= _BATCH_VALUES or total > most_bytes):
                 break
-            batch.append((key, data))
+            batch.append((key, image))
         return batch
 
-    def _write(self, batch: list[tuple[Key, Buffer]]) -> None:
+    def _write(self, batch: list[tuple[Key, memoryview]]) -> None:
         if time.monotonic() < self._rest_until:
             return
-        coming = sum(_file_bytes(len(data)) for _, data in batch)
+        coming = sum(len(image) for _, image in batch)
         with self._database_lock:
             self._make_room(coming)
-        for key, data in batch:
-            self._write_file(key, data)
+        for key, image in batch:
+            self._write_file(key, image)
         with self._database_lock:
             self._account(batch)
         self._failed_in_row = 0
 
-    def _write_file(self, key: Key, data: Buffer) -> None:
+    def _write_file(self, key: Key, image: memoryview) -> None:
         path = self._path(key)
         temporary = f"{path}{self._temporary}"
         try:
-            self._fill(temporary, key, data)
+            self._fill(temporary, image)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            self._fill(temporary, key, data)
+            self._fill(temporary, image)
         os.rename(temporary, path)
 
-    def _fill(self, path: str, key: Key, data: Buffer) -> None:
-        view = memoryview(data)
-        seed = _seed(key)
-        sums = b"".join(
-            _SUM.pack(xxhash.xxh3_64_intdigest(view[at : at + BLOCK_BYTES], seed))
-            for at in range(0, len(view), BLOCK_BYTES)
-        )
+    def _fill(self, path: str, image: memoryview) -> None:
         try:
-            if not (self._direct and len(view) >= _DIRECT_BYTES and self._write_direct(path, view, sums)):
-                padding = bytes(_file_bytes(len(view)) - len(view) - len(sums))
-                _write_whole(path, 0, [view, sums, padding])
+            if self._direct and len(image) >= _DIRECT_BYTES:
+                try:
+                    _write_whole(path, os.O_DIRECT, image)
+                    return
+                except OSError as failure:
+                    if failure.errno != errno.EINVAL:
+                        raise
+                    self._direct = False  # tmpfs and others cannot
+            _write_whole(path, 0, image)
         except FileNotFoundError:
             raise
         except OSError:
             with suppress(OSError):
                 os.unlink(path)
             raise
-
-    def _write_direct(self, path: str, view: memoryview, sums: bytes) -> bool:
-        """Whether the file could be written past the page cache: whole pages, from aligned memory only."""
-        whole = _file_bytes(len(view))
-        if self._staging is None or len(self._staging) < whole:
-            self._staging = mmap.mmap(-1, whole)
-        self._staging[: len(view)] = view
-        self._staging[len(view) : whole] = sums.ljust(whole - len(view), b"\0")
-        with memoryview(self._staging)[:whole] as staged:
-            try:
-                _write_whole(path, os.O_DIRECT, [staged])
-            except OSError as failure:
-                if failure.errno != errno.EINVAL:
-                    raise
-                self._direct = False  # tmpfs and others cannot
-        return self._direct
 
     def _make_room(self, coming: int) -> None:
         """Evicts what was used longest ago until the coming bytes fit. Called with the database's lock."""
@@ -455,7 +462,7 @@ class Disk:
                 gone += sum(file_bytes for (file_bytes,) in row.fetchall())
             database.execute("UPDATE total SET file_bytes = file_bytes - ?", (gone,))
 
-    def _account(self, written: list[tuple[Key, Buffer]]) -> None:
+    def _account(self, written: list[tuple[Key, memoryview]]) -> None:
         """Counts what was written, what was used and what is gone. Called with the database's lock."""
         now = int(time.time())
         with self._lock:
@@ -469,7 +476,7 @@ class Disk:
             database.executemany(
                 "UPDATE value SET used_at = ? WHERE owner = ? AND number = ?", ((now, *key) for key in used)
             )
-            self._count_in(((*key, _file_bytes(len(data)), now) for key, data in written))
+            self._count_in(((*key, len(image), now) for key, image in written))
 
     def _count_in(self, rows: Iterable[tuple[bytes, int, int, int]]) -> None:
         added = 0
@@ -598,11 +605,11 @@ def _read_into(path: str, flags: int, into: memoryview) -> int:
         os.close(descriptor)
 
 
-def _write_whole(path: str, flags: int, parts: list[Buffer]) -> None:
+def _write_whole(path: str, flags: int, image: memoryview) -> None:
     """Makes a file of these bytes. Raises OSError where not all could be written."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | flags, 0o600)
     try:
-        if os.writev(descriptor, parts) != sum(map(len, parts)):
+        if os.write(descriptor, image) != len(image):
             raise OSError(errno.ENOSPC, "it was not written whole", path)
     finally:
         os.close(descriptor)
