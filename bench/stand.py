@@ -37,9 +37,10 @@ class Stand:
     first: bool  # a system's first run also checks every byte, where that takes time
 
     @contextmanager
-    def mount(self, system: System, cache: str = "", wait: bool = True) -> Iterator[Mounted]:
+    def mount(self, system: System, cache: str = "", wait: bool = True, drop: bool = True) -> Iterator[Mounted]:
         """The bucket, mounted with the page cache empty. A second mount with one `cache` finds what it kept."""
-        measure.drop_page_cache()
+        if drop:
+            measure.drop_page_cache()
         with mounted(system, self.server.url, self.bucket, self.folder / cache, wait) as found:
             self.server.traffic()
             yield found

@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,6 @@ _MAX_TASKS = 1100
 # keeps them, in two arenas, until nothing is read any more (the cache calls malloc_trim): a third less CPU a GiB.
 _M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
 _MALLOC = {_M_ARENA_MAX: 2, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 512 << 20}
-# How long a thread that computes keeps the others, and the event loop, waiting; Python's own 5 ms are for throughput.
-_SWITCH_S = 0.0005
-
 # What the kernel is told where the mount is root's. Requests of 1 MiB instead of 128 KiB: an eighth of the crossings.
 _READ_AHEAD_KIB = 1024
 # Buffered reads under way at once, of all files together; as shipped 12, so that one slow file would hold up all.
@@ -128,12 +124,11 @@ def _first_name(directory: Path) -> None:
 
 
 def _tune_process() -> None:
-    """Before there are threads: memory that they all share, and turns that are short."""
+    """Before there are threads: memory that they all share."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # glibc
         for parameter, number in _MALLOC.items():
             mallopt(parameter, number)
-    sys.setswitchinterval(_SWITCH_S)
 
 
 def _tune_kernel(mountpoint: Path) -> None:
