@@ -34,7 +34,7 @@ from vfs.sources.ahead import AheadSource
 from vfs.sources.retry import TOTAL_S, RetryingSource
 
 if TYPE_CHECKING:
-    from vfs.ops import Operations
+    from vfs.ops import Operations, OpsCounters
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for t
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
-# What frames need is imported after the first requests: beside them it would hold the interpreter for 150 ms.
-_IMPORT_VIDEO_AFTER_S = 0.5
+# What frames need is imported when nothing was read for so long: beside a reader it would hold the interpreter, for
+# 150 ms, and for more than a second where its files are not in memory. Who opens a frame before that imports it.
+_QUIET_S = 3.0
 
 
 def start(
@@ -146,21 +147,27 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
             mountpoint,
             name=config.name,
             allow_other=config.mount.allow_other,
-            ready=lambda: _settle(ready, config.mount.frames),
+            ready=lambda: _settle(ready, operations.counters if config.mount.frames else None),
             timeout_s=config.mount.timeout,
         )
     finally:
         mounted.close()
 
 
-def _settle(ready: Callable[[], None], frames: bool) -> None:
-    """Says that the mount is there, then does what could wait until it was."""
+def _settle(ready: Callable[[], None], asked: "OpsCounters | None") -> None:
+    """Says that the mount is there, then does what could wait until it was; `asked` where frames are shown."""
     ready()
     settle()
-    if frames:
-        later = threading.Timer(_IMPORT_VIDEO_AFTER_S, vfs.video.load)
-        later.daemon = True
-        later.start()
+    if asked is not None:
+        threading.Thread(target=_import_video, args=(asked,), name="import-video", daemon=True).start()
+
+
+def _import_video(asked: "OpsCounters") -> None:
+    before = -1
+    while asked.reads != before:
+        before = asked.reads
+        time.sleep(_QUIET_S)
+    vfs.video.load()
 
 
 def _open_cache(config: Config, remote: bool) -> ChunkCache | None:
