@@ -34,6 +34,7 @@ LAYERS = (
         "vfs.options",
         "vfs.flight",
         "vfs.arena",
+        "vfs.valuefile",
         "vfs.fetchers",
         "vfs.answers",
         "vfs.bucketlist",

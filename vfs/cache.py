@@ -28,13 +28,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from vfs.disk import Damaged, Disk, Key, Value
+from vfs.disk import Disk
 from vfs.errors import CorruptData, EgofsError
 from vfs.extent import Buffer, clip
 from vfs.fetchers import Fetchers, Work
 from vfs.flight import Flights
 from vfs.readahead import Piece, Readahead
 from vfs.sources import ObjectInfo, Source
+from vfs.valuefile import Damaged, Key, Value
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ only; knows nothing of objects or sources. A value belongs to an owner (one vers
 
 Each value is one file that is written once, renamed into place and never changed: whoever has it open reads it whole
 even when it is evicted meanwhile, by this process or by another that shares the folder. The file's name is made from
-owner and number, so finding it needs no database. Its data is followed by one XXH3 for each `BLOCK_BYTES` of it, seeded
-with its name: a flipped, truncated or swapped file is found when the block is first read. SQLite only counts: how many
-bytes there are, and what was used last.
+owner and number, so finding it needs no database; valuefile.py has its format and its checksums. SQLite only counts:
+how many bytes there are, and what was used last.
 
 Any thread may call. Values are written by one thread, many in one transaction; `keep` only puts them into its queue,
 which is bounded. `_lock` is over the queue and the counters; nothing is read, written or waited for under it. The disk
@@ -20,23 +19,21 @@ import mmap
 import os
 import re
 import sqlite3
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-import xxhash
-
+from vfs import valuefile
 from vfs.arena import Arena
 from vfs.extent import Buffer
+from vfs.valuefile import BLOCK_BYTES, Damaged, Key, Value, file_bytes_of
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 64 << 10
-_PAGE = 4096
-_SUM = struct.Struct("<Q")
+__all__ = ["BLOCK_BYTES", "Damaged", "Disk", "Key", "Value"]
+
 # What may wait to be written. A disk slower than the network then loses values instead of holding up readers.
 _QUEUE_BYTES = 72 << 20
 # Values of one transaction: a commit costs 0.1 to 0.3 ms, a value's row 10 us.
@@ -75,59 +72,6 @@ CREATE TABLE IF NOT EXISTS total (file_bytes INTEGER NOT NULL);
 INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
 """
 
-Key = tuple[bytes, int]
-"""Owner (16 bytes) and number of a value."""
-
-
-class Damaged(Exception):
-    """A value's bytes are not those that were kept."""
-
-
-class Value:
-    """An open file of a value. Blocks are checked when they are first read; the descriptor ends with the object."""
-
-    __slots__ = ("_checked", "_descriptor", "_seed", "_sums", "key", "length", "misses")
-
-    def __init__(self, key: Key, descriptor: int, length: int) -> None:
-        self._descriptor = descriptor
-        self.key = key
-        self.length = length
-        self.misses = 0
-        """Reads that had to check a block first."""
-        self._seed = _seed(key)
-        self._sums = os.pread(descriptor, _SUM.size * -(-length // BLOCK_BYTES), length)
-        self._checked = bytearray(len(self._sums) // _SUM.size)
-
-    def __del__(self) -> None:
-        # Not before the last thread that reads has let go: another file could get the number meanwhile.
-        os.close(self._descriptor)
-
-    def read(self, start: int, length: int) -> Buffer:
-        """The bytes of a range that lies within the value; blocks. Raises Damaged, OSError."""
-        first, last = start // BLOCK_BYTES, (start + length - 1) // BLOCK_BYTES
-        if all(self._checked[first : last + 1]):
-            return _whole(self._descriptor, start, length)
-        self.misses += 1
-        begin = first * BLOCK_BYTES
-        data = memoryview(_whole(self._descriptor, begin, min(self.length, (last + 1) * BLOCK_BYTES) - begin))
-        for number in range(first, last + 1):
-            offset = number * BLOCK_BYTES - begin
-            checksum = xxhash.xxh3_64_intdigest(data[offset : offset + BLOCK_BYTES], self._seed)
-            if checksum != _SUM.unpack_from(self._sums, number * _SUM.size)[0]:
-                raise Damaged
-        self._checked[first : last + 1] = b"\1" * (last - first + 1)
-        return data[start - begin : start - begin + length]
-
-    def ready(self, start: int, into: memoryview) -> bool:
-        """Fills `into` from the kernel's pages; False where that would wait for the disk, or check a block."""
-        first, last = start // BLOCK_BYTES, (start + len(into) - 1) // BLOCK_BYTES
-        if not all(self._checked[first : last + 1]):
-            return False
-        try:
-            return os.preadv(self._descriptor, [into], start, os.RWF_NOWAIT) == len(into)
-        except OSError:  # EAGAIN, or a file system that cannot say
-            return False
-
 
 class Disk:
     """A folder of values; see the module's docstring."""
@@ -150,7 +94,7 @@ class Disk:
         self._rest_until = 0.0
         self._closing = False
         self._direct = True
-        self._arenas = [Arena(slots, _file_bytes(size)) for size, slots in _SLOTS]
+        self._arenas = [Arena(slots, file_bytes_of(size)) for size, slots in _SLOTS]
         self._temporary = f".new-{os.getpid()}-{id(self):x}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._database_lock = threading.Lock()
@@ -182,7 +126,7 @@ class Disk:
         except OSError as failure:
             self._failed(failure)
             return None
-        if os.fstat(descriptor).st_size != _file_bytes(length):
+        if os.fstat(descriptor).st_size != file_bytes_of(length):
             self.discard(key)
             return None
         with self._lock:
@@ -200,8 +144,8 @@ class Disk:
         try:
             if not os.access(path, os.F_OK):
                 return None
-            data = self._load(path, _file_bytes(length))
-            if data is None or not _is_whole(data, length, _seed(key)):
+            data = self._load(path, file_bytes_of(length))
+            if data is None or not valuefile.is_whole(data, length, key):
                 raise Damaged
         except FileNotFoundError:
             return None
@@ -250,7 +194,7 @@ class Disk:
         """
         if self._closing or time.monotonic() < self._rest_until:
             return None
-        whole = _file_bytes(len(data))
+        whole = file_bytes_of(len(data))
         if not self.has_room(whole) or whole > self.limit_bytes:
             self.not_kept += 1
             return None
@@ -267,14 +211,8 @@ class Disk:
 
     def _image(self, key: Key, data: memoryview, whole: int) -> memoryview:
         """A value's file: data, checksums, and zeros up to a whole page."""
-        seed = _seed(key)
-        sums = b"".join(
-            _SUM.pack(xxhash.xxh3_64_intdigest(data[at : at + BLOCK_BYTES], seed))
-            for at in range(0, len(data), BLOCK_BYTES)
-        )
         image = self._memory(whole)
-        image[: len(data)] = data
-        image[len(data) :] = sums.ljust(whole - len(data), b"\0")
+        valuefile.write_image(image, key, data)
         return image.toreadonly()
 
     def has_room(self, length: int) -> bool:
@@ -571,25 +509,6 @@ def _set_aside(folder: Path, failure: Exception) -> None:
         (folder / f"{_DATABASE}{suffix}").unlink(missing_ok=True)
 
 
-def _seed(key: Key) -> int:
-    """Makes a value's checksums differ from those of the same bytes under another name."""
-    return int.from_bytes(key[0][:8]) ^ key[1]
-
-
-def _is_whole(data: memoryview, length: int, seed: int) -> bool:
-    """Whether a file's bytes are data of that length with its checksums."""
-    return all(
-        xxhash.xxh3_64_intdigest(data[at : min(at + BLOCK_BYTES, length)], seed)
-        == _SUM.unpack_from(data, length + number * _SUM.size)[0]
-        for number, at in enumerate(range(0, length, BLOCK_BYTES))
-    )
-
-
-def _file_bytes(length: int) -> int:
-    """Size of a value's file: data, checksums, and zeros up to a whole page."""
-    return -(-(length + _SUM.size * -(-length // BLOCK_BYTES)) // _PAGE) * _PAGE
-
-
 def _key_of(name: str) -> Key | None:
     """The key that a file's name was made from; None for other files."""
     match = re.fullmatch(r"([0-9a-f]{32})\.([0-9a-f]{1,12})", name)
@@ -613,14 +532,3 @@ def _write_whole(path: str, flags: int, image: memoryview) -> None:
             raise OSError(errno.ENOSPC, "it was not written whole", path)
     finally:
         os.close(descriptor)
-
-
-def _whole(descriptor: int, start: int, length: int) -> bytes:
-    """Exactly these bytes of a file. Raises Damaged where it ends before."""
-    data = os.pread(descriptor, length, start)
-    while len(data) < length:
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
-            raise Damaged
-        data += more
-    return data

@@ -1,0 +1,112 @@
+"""The file of a value on disk: its format, its checksums, and reading it piece by piece.
+
+Data, then one XXH3 for each `BLOCK_BYTES` of it, seeded with the value's key, then zeros up to a whole page. So a file
+that is flipped, truncated, or swapped with another is found when the block is first read. Called by disk.py and
+cache.py; knows neither folders nor who keeps what. Any thread may read.
+"""
+
+import os
+import struct
+
+import xxhash
+
+from vfs.extent import Buffer
+
+BLOCK_BYTES = 64 << 10
+_PAGE = 4096
+_SUM = struct.Struct("<Q")
+
+Key = tuple[bytes, int]
+"""Owner (16 bytes) and number of a value."""
+
+
+class Damaged(Exception):
+    """A value's bytes are not those that were kept."""
+
+
+class Value:
+    """An open file of a value. Blocks are checked when they are first read; the descriptor ends with the object."""
+
+    __slots__ = ("_checked", "_descriptor", "_seed", "_sums", "key", "length", "misses")
+
+    def __init__(self, key: Key, descriptor: int, length: int) -> None:
+        self._descriptor = descriptor
+        self.key = key
+        self.length = length
+        self.misses = 0
+        """Reads that had to check a block first."""
+        self._seed = _seed(key)
+        self._sums = os.pread(descriptor, _SUM.size * -(-length // BLOCK_BYTES), length)
+        self._checked = bytearray(len(self._sums) // _SUM.size)
+
+    def __del__(self) -> None:
+        # Not before the last thread that reads has let go: another file could get the number meanwhile.
+        os.close(self._descriptor)
+
+    def read(self, start: int, length: int) -> Buffer:
+        """The bytes of a range that lies within the value; blocks. Raises Damaged, OSError."""
+        first, last = start // BLOCK_BYTES, (start + length - 1) // BLOCK_BYTES
+        if all(self._checked[first : last + 1]):
+            return _whole(self._descriptor, start, length)
+        self.misses += 1
+        begin = first * BLOCK_BYTES
+        data = memoryview(_whole(self._descriptor, begin, min(self.length, (last + 1) * BLOCK_BYTES) - begin))
+        for number in range(first, last + 1):
+            offset = number * BLOCK_BYTES - begin
+            checksum = xxhash.xxh3_64_intdigest(data[offset : offset + BLOCK_BYTES], self._seed)
+            if checksum != _SUM.unpack_from(self._sums, number * _SUM.size)[0]:
+                raise Damaged
+        self._checked[first : last + 1] = b"\1" * (last - first + 1)
+        return data[start - begin : start - begin + length]
+
+    def ready(self, start: int, into: memoryview) -> bool:
+        """Fills `into` from the kernel's pages; False where that would wait for the disk, or check a block."""
+        first, last = start // BLOCK_BYTES, (start + len(into) - 1) // BLOCK_BYTES
+        if not all(self._checked[first : last + 1]):
+            return False
+        try:
+            return os.preadv(self._descriptor, [into], start, os.RWF_NOWAIT) == len(into)
+        except OSError:  # EAGAIN, or a file system that cannot say
+            return False
+
+
+def write_image(image: memoryview, key: Key, data: memoryview) -> None:
+    """Fills memory of `file_bytes_of(len(data))` bytes with a value's file."""
+    seed = _seed(key)
+    sums = b"".join(
+        _SUM.pack(xxhash.xxh3_64_intdigest(data[at : at + BLOCK_BYTES], seed))
+        for at in range(0, len(data), BLOCK_BYTES)
+    )
+    image[: len(data)] = data
+    image[len(data) :] = sums.ljust(len(image) - len(data), b"\0")
+
+
+def _seed(key: Key) -> int:
+    """Makes a value's checksums differ from those of the same bytes under another name."""
+    return int.from_bytes(key[0][:8]) ^ key[1]
+
+
+def is_whole(data: memoryview, length: int, key: Key) -> bool:
+    """Whether a file's bytes are data of that length with its checksums."""
+    seed = _seed(key)
+    return all(
+        xxhash.xxh3_64_intdigest(data[at : min(at + BLOCK_BYTES, length)], seed)
+        == _SUM.unpack_from(data, length + number * _SUM.size)[0]
+        for number, at in enumerate(range(0, length, BLOCK_BYTES))
+    )
+
+
+def file_bytes_of(length: int) -> int:
+    """Size of a value's file: data, checksums, and zeros up to a whole page."""
+    return -(-(length + _SUM.size * -(-length // BLOCK_BYTES)) // _PAGE) * _PAGE
+
+
+def _whole(descriptor: int, start: int, length: int) -> bytes:
+    """Exactly these bytes of a file. Raises Damaged where it ends before."""
+    data = os.pread(descriptor, length, start)
+    while len(data) < length:
+        more = os.pread(descriptor, length - len(data), start + len(data))
+        if not more:
+            raise Damaged
+        data += more
+    return data
