@@ -531,7 +531,7 @@ def test_settle_returns_when_all_that_was_asked_for_ahead_is_on_disk(opened, mon
     source.delay_s = 0.03
     cache = opened()
     # Neither in the line any more nor on its way yet.
-    monkeypatch.setattr(cache, "_wait_for_disk", lambda length: time.sleep(0.05))
+    monkeypatch.setattr(cache, "_wait_for_disk", lambda: time.sleep(0.05))
     thing = thing_of(cache, source)
     run(thing, 0, 2 * BLOCK_BYTES)
     cache.settle()

@@ -50,14 +50,15 @@ _LEVELS = len(UNIT_BYTES)
 # What is on disk between two ranges that are not is fetched again where it is smaller than this: to send 512 KiB takes
 # less than the wait for another answer.
 _ISLAND_BYTES = 512 << 10
+# Fetched or being fetched ahead of all readers together: 24 requests of 4 MiB, which at 60 MB/s a connection and 20 ms
+# to the first byte come to 1.1 GB/s. As a third of it has come and waits for its reader, no more than that can be less.
+AHEAD_BYTES = 96 << 20
+_FETCHERS = 32
 # Units in memory. They are there to be read once, from where the kernel keeps them in its pages; read again, they come
-# from disk. A quarter more than AHEAD_BYTES, for what readers are in the middle of, or what was fetched ahead would be
-# gone before its reader comes.
-MEMORY_BYTES = 80 << 20
-# Fetched or being fetched ahead of all readers together: 16 requests of 4 MiB, which at 60 MB/s a connection and 20 ms
-# to the first byte come to 750 MB/s.
-AHEAD_BYTES = 64 << 20
-_FETCHERS = 24
+# from disk. More than AHEAD_BYTES, for what readers are in the middle of, or what was fetched ahead would be gone
+# before its reader comes; of those that were read to their ends so many stay, for others who read the same.
+MEMORY_BYTES = 112 << 20
+_SPENT_BYTES = 16 << 20
 # Lines of what is fetched ahead that are no stream's.
 _ERRANDS, _OBJECTS = -1, -2
 # Open files of units on disk, whose checksums need not be compared again.
@@ -119,10 +120,11 @@ class ChunkCache:
         # requests come in any order, so the one that ends a unit need not be the last.
         self._spent: OrderedDict[Key, memoryview] = OrderedDict()
         self._units_bytes = 0
+        self._spent_bytes = 0
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
         self._readahead = Readahead(ahead_bytes)
-        self._coming_bytes = 0
+        self._disk_turn = threading.Lock()
         self._fetchers = Fetchers(_FETCHERS, _IDLE_S, self._is_unused, self._give_back_memory)
         self._read_at_s = 0.0
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
@@ -289,6 +291,18 @@ class ChunkCache:
                 key = (thing.owner, at // size_bytes * _LEVELS + level)
                 if at % size_bytes == 0 and self._units.get(key) is unit:
                     self._spent[key] = self._units.pop(key)
+                    self._units_bytes -= len(unit)
+                    self._spent_bytes += len(unit)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Keeps what is in memory within its bounds."""
+        while self._spent and (
+            self._spent_bytes > _SPENT_BYTES or self._spent_bytes + self._units_bytes > self._memory_bytes
+        ):
+            self._spent_bytes -= len(self._spent.popitem(last=False)[1])
+        while self._units_bytes > self._memory_bytes and len(self._units) > 1:
+            self._units_bytes -= len(self._units.popitem(last=False)[1])
 
     def _at_hand(self, thing: "CachedObject", start: int, length: int) -> list[tuple[int, Unit]] | None:
         """The units that make up a range, in order; None where one is missing."""
@@ -450,11 +464,10 @@ class ChunkCache:
 
     def _remember(self, key: Key, unit: memoryview) -> None:
         with self._lock:
-            before = self._units.pop(key, b"") or self._spent.pop(key, b"")
-            self._units_bytes += len(unit) - len(before)
+            self._units_bytes += len(unit) - len(self._units.pop(key, b""))
+            self._spent_bytes -= len(self._spent.pop(key, b""))
             self._units[key] = unit
-            while self._units_bytes > self._memory_bytes and len(self._units) + len(self._spent) > 1:
-                self._units_bytes -= len((self._spent or self._units).popitem(last=False)[1])
+            self._shrink()
 
     def _remember_value(self, value: Value) -> None:
         with self._lock:
@@ -488,26 +501,31 @@ class ChunkCache:
             self._fetchers.add(_OBJECTS, [partial(self._fetch_piece, thing, piece)])
 
     def _fetch_piece(self, thing: "CachedObject", piece: Piece) -> None:
-        self._wait_for_disk(piece.length)
+        self._wait_for_disk()
         with self._lock:
             if not piece.is_wanted():
                 return
             _, mine = self._launch(thing, piece.start, piece.length)
-            self._coming_bytes += piece.length
         try:
             self._fly(thing, mine, load=True)
         except EgofsError as failure:
             # Whoever waits for it has been told; a reader who comes later asks again.
             log.info("fetching ahead: %s", failure)
-        finally:
-            with self._lock:
-                self._coming_bytes -= piece.length
 
-    def _wait_for_disk(self, length: int) -> None:
-        """A disk slower than the network sets the pace, so that what is read is kept: for a while, not for ever."""
+    def _wait_for_disk(self) -> None:
+        """A disk slower than the network sets the pace, so that what is read is kept: for a while, not for ever.
+
+        One thread at a time looks, so that who came first goes first: its bytes are needed before those of the others.
+        """
+        if self._disk is None or not self._disk.is_behind():
+            return
         give_up = time.monotonic() + _BEHIND_S
-        while self._disk and not self._disk.has_room(self._coming_bytes + length) and time.monotonic() < give_up:
-            time.sleep(0.005)
+        if self._disk_turn.acquire(timeout=_BEHIND_S):
+            try:
+                while self._disk.is_behind() and time.monotonic() < give_up:
+                    time.sleep(0.002)
+            finally:
+                self._disk_turn.release()
 
     def _is_unused(self) -> bool:
         return time.monotonic() - self._read_at_s > _IDLE_S
@@ -517,7 +535,7 @@ class ChunkCache:
         with self._lock:
             self._units.clear()
             self._spent.clear()
-            self._units_bytes = 0
+            self._units_bytes = self._spent_bytes = 0
         if self._disk is not None:
             self._disk.give_back_memory()
         # What was freed, malloc keeps for the next time; this returns it to the system (glibc only).

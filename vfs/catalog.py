@@ -26,6 +26,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vfs.database import memory_database, open_database
 from vfs.errors import NotFound, SourceError, Throttled, Timeout, Unavailable
 from vfs.flight import Flights
 from vfs.node import Child, Kind, tag_of
@@ -316,6 +317,7 @@ class Catalog:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._write_lock, self._writing as database:
+                database.execute("BEGIN IMMEDIATE")
                 yield database
         except sqlite3.Error as failure:
             raise self._broken(failure) from failure
@@ -329,36 +331,14 @@ class Catalog:
 def _open(file: Path | None) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """The connection that writes and the one that reads: of a database in memory they are one."""
     if file is None:
-        only = _prepare(":memory:")
+        only = memory_database(_SCHEMA)
         return only, only
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        writing = _prepare(str(file))
-    except sqlite3.DatabaseError as failure:
-        log.warning("the catalog %s cannot be used (%s); it is made anew", file, failure)
-        for suffix in ("", "-wal", "-shm"):
-            file.with_name(file.name + suffix).unlink(missing_ok=True)
-        writing = _prepare(str(file))
+    # Losing the newest listings in a power cut costs a request each.
+    writing = open_database(file, _SCHEMA, _SCHEMA_VERSION)
     reading = sqlite3.connect(str(file), check_same_thread=False)
     reading.execute("PRAGMA query_only = ON")
     return writing, reading
-
-
-def _prepare(name: str) -> sqlite3.Connection:
-    database = sqlite3.connect(name, check_same_thread=False, timeout=20.0)
-    try:
-        # Losing the newest listings in a power cut costs a request each; waiting for the disk would cost every listing.
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"schema {version}, not {_SCHEMA_VERSION}")
-        database.executescript(_SCHEMA)
-        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    except BaseException:
-        database.close()
-        raise
-    return database
 
 
 def _staged(database: sqlite3.Connection, identity: int | None) -> int:
