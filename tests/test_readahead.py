@@ -91,9 +91,26 @@ def test_a_window_grows_up_to_the_budget_and_no_further() -> None:
 
 def test_a_reader_who_never_waits_keeps_a_small_window() -> None:
     reader = Reader()
-    reader.run(0, 64 * MIB, waits=False)
+    reader.run(0, 16 * MIB, waits=False)
     assert max(piece.length for piece in reader.asked) == MIB
     assert reader.ahead_bytes() <= _FIRST_WINDOW_BYTES + MIB
+
+
+def test_a_long_stream_that_never_waits_has_an_eighth_of_it_ahead_in_larger_pieces_up_to_a_limit() -> None:
+    reader = Reader()
+    reader.run(0, 64 * MIB, waits=False)
+    assert 6 * MIB <= reader.ahead_bytes() <= 8 * MIB
+    reader.run(64 * MIB, 448 * MIB, waits=False)
+    assert 12 * MIB <= reader.ahead_bytes() <= 16 * MIB
+    assert {piece.length for piece in reader.asked[-20:]} == {4 * MIB}
+
+
+def test_what_is_needed_soon_comes_in_small_pieces_and_what_is_far_ahead_in_large_ones() -> None:
+    reader = Reader()
+    for at in range(0, 64 * MIB, STEP):
+        for piece in reader.read(at):
+            assert piece.length <= max(MIB, (piece.start - at - STEP) // 2)
+    assert {piece.length for piece in reader.asked[-8:]} == {4 * MIB}
 
 
 @pytest.mark.parametrize("shuffled", [4, 16, 32])

@@ -33,6 +33,10 @@ _BEHIND_BYTES = 8 * MIB
 _PIECES_A_WINDOW = 2
 _LEAST_PIECE_BYTES = 1 * MIB
 _MOST_PIECE_BYTES = 4 * MIB
+# Who has read this many times a window in one go gets it without having waited, up to so much: a server so fast that
+# nobody waits is asked for few large pieces too, and one that stops there has had an eighth fetched for nothing.
+_PROOF_OF_WINDOW = 8
+_MOST_UNASKED_BYTES = 16 * MIB
 # Who has not read for this long no longer counts when the budget is shared.
 _IDLE_S = 2.0
 # Places remembered an object (a random reader makes one with each read), and objects.
@@ -138,14 +142,17 @@ class Readahead:
     def _pieces(self, stream: Stream, size_bytes: int, now_s: float) -> list[Piece]:
         share = max(_LEAST_PIECE_BYTES, self.budget_bytes // self._readers(stream, now_s))
         trusted = max(_FIRST_WINDOW_BYTES, _TRUST * (stream.position - stream.origin))
-        stream.window_bytes = min(stream.window_bytes, max(trusted, _FIRST_WINDOW_BYTES))
+        proven = min(_MOST_UNASKED_BYTES, (stream.position - stream.origin) // _PROOF_OF_WINDOW)
+        stream.window_bytes = max(proven, min(stream.window_bytes, trusted))
         window = min(stream.window_bytes, share)
         target = min(size_bytes, stream.position + window)
-        piece_bytes = max(_LEAST_PIECE_BYTES, min(_MOST_PIECE_BYTES, window // _PIECES_A_WINDOW))
-        # A power of two, so that what is kept of it is whole chunks.
-        piece_bytes = 1 << (piece_bytes.bit_length() - 1)
+        most_bytes = min(_MOST_PIECE_BYTES, window // _PIECES_A_WINDOW)
         pieces: list[Piece] = []
         while stream.ahead < target:
+            # What is needed soon comes in small pieces, which are here sooner.
+            piece_bytes = max(_LEAST_PIECE_BYTES, min(most_bytes, (stream.ahead - stream.position) // 2))
+            # A power of two, so that what is kept of it is whole chunks.
+            piece_bytes = 1 << (piece_bytes.bit_length() - 1)
             # Pieces end where whole chunks do. One that would pass the window waits until that has moved on, unless
             # less than the kernel's requests under way is ahead.
             end = (stream.ahead // piece_bytes + 1) * piece_bytes
