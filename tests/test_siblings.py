@@ -57,6 +57,19 @@ def test_one_opening_and_random_ones_fetch_nothing() -> None:
     for _ in range(2000):
         folder.open(dice.randrange(len(FILES)))
     assert len(folder.fetched) < 20
+    assert folder.questions < 2000 / 10, "each costs as much as an opening"
+
+
+def test_a_small_folder_opened_at_random_is_fetched_from_some_opening_on() -> None:
+    folder = Folder(FILES[:100])
+    order = list(range(100))
+    random.Random(3).shuffle(order)
+    late = 0
+    for number in order:
+        late += FILES[number].key not in folder.fetched
+        folder.open(number)
+    assert late < 80
+    assert len(folder.fetched) == len(set(folder.fetched))
 
 
 def test_no_more_than_the_window_is_ahead_of_who_stops() -> None:
@@ -107,4 +120,4 @@ def test_folders_remembered_are_bounded() -> None:
     siblings = Siblings(1 << 20)
     for number in range(1000):
         siblings.opened(f"f{number}", FILES[0])
-    assert len(siblings._walks) == 64
+    assert len(siblings._walks) == 512

@@ -359,8 +359,8 @@ class ChunkCache:
         pieces = self._readahead.access(thing.owner, thing.info.size_bytes, start, length, waits=waits, now_s=now_s)
         for piece in pieces:
             self._fetchers.add(id(piece.stream), [partial(self._fetch_piece, thing, piece)])
-        if not pieces:
-            self._fetchers.add(_ERRANDS)
+        if not pieces and self._fetchers.is_resting:
+            self._fetchers.add(_ERRANDS)  # somebody has to give memory back in the end
 
     # -- fetching
 
@@ -403,8 +403,10 @@ class ChunkCache:
         missing: list[tuple[int, int]] = []
         position = flight.start
         while position < flight.end:
-            # A larger unit that holds this byte began before, and was looked for there.
+            # A larger unit that holds this byte began before, and was looked for there. What is always fetched whole
+            # is one unit.
             levels = [n for n, size in enumerate(UNIT_BYTES) if position % size == 0 or position == flight.start]
+            levels = levels if thing.info.size_bytes > CHUNK_BYTES else levels[:1]
             found = self._on_disk(thing, position, levels, load=load)
             if found is not None:
                 flight.parts.append(found)

@@ -3,8 +3,8 @@
 Hides files, checksums, the accounting in SQLite, eviction, and what a full or broken disk does. Called by cache.py
 only; knows nothing of objects or sources. A value belongs to an owner (one version of one object) and has a number.
 
-Each value is one file that is written once, renamed into place and never changed: whoever has it open reads it whole
-even when it is evicted meanwhile, by this process or by another that shares the folder. The file's name is made from
+Each value is one file that is written once and never changed: whoever has it open reads it whole even when it is
+evicted meanwhile, by this process or by another that shares the folder. The file's name is made from
 owner and number, so finding it needs no database; valuefile.py has its format and its checksums. SQLite only counts:
 how many bytes there are, and what was used last.
 
@@ -21,7 +21,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +50,9 @@ _WRITERS = 3
 _DIRECT_BYTES = 256 << 10
 # Larger values wait to be written, and are loaded, in memory that is used again: slots for so large ones, so many.
 _SLOTS = ((1 << 20, 32), (4 << 20, 40))
+# Small values wait for others, so that they share a transaction: until so much has come together, or for so long.
+_WORTH_BYTES = 2 << 20
+_LINGER_S = 0.1
 # Evicted at once, beyond what is needed: 1/100 of the limit, so that not every batch has to look for victims.
 _SLACK = 100
 # Left free for others on the disk.
@@ -67,6 +70,8 @@ _FAILURES = (OSError, sqlite3.Error)
 _DATABASE = "index.sqlite"
 _SCHEMA_VERSION = 1
 _NUMBERS = "SELECT number FROM value WHERE owner = ?"
+# Rows of one statement; SQLite allows 32,766 words in one since 3.32, 999 before.
+_ROWS = 200
 _IS_COUNTED = "SELECT 1 FROM value WHERE owner = ? AND number = ?"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS value (
@@ -97,6 +102,9 @@ class Disk:
         self._taken: set[Key] = set()
         """Of the queue what a writer is writing."""
         self._taken_bytes = 0
+        self._linger_until = 0.0
+        self._hurried = 0
+        """How many wait for everything to be written."""
         self._swept = 0
         self._used: set[Key] = set()
         self._unwanted: set[Key] = set()
@@ -210,16 +218,20 @@ class Disk:
             return None
         image = self._image(key, memoryview(data), whole)
         with self._lock:
+            is_first = self._queued_bytes == self._taken_bytes
             if key not in self._queue:
                 self._queue[key] = image
                 self._queued_bytes += whole
+            if is_first:
+                self._linger_until = time.monotonic() + _LINGER_S
             if not self._closing and len(self._writers) < _WRITERS:
                 begins = len(self._writers) == 0
                 self._writers.append(
                     threading.Thread(target=self._write_on, args=(begins,), name="cache-writer", daemon=True)
                 )
                 self._writers[-1].start()
-            self._wake.notify()
+            if is_first or self._queued_bytes - self._taken_bytes >= _WORTH_BYTES:
+                self._wake.notify()
         return image[: len(data)]
 
     def _image(self, key: Key, data: memoryview, whole: int) -> memoryview:
@@ -249,8 +261,11 @@ class Disk:
         """Returns when everything that was to be kept is written or given up."""
         deadline = time.monotonic() + _CLOSE_S
         with self._lock:
+            self._hurried += 1
+            self._wake.notify_all()
             while self._queue and time.monotonic() < deadline:
                 self._done.wait(0.05)
+            self._hurried -= 1
 
     def close(self) -> None:
         """Writes what waits, for a while, and closes the accounting."""
@@ -295,7 +310,7 @@ class Disk:
             with self._lock:
                 batch = self._batch()
                 if not batch and not self._closing:
-                    self._wake.wait(_SWEEP_S if sweeps and self._swept < _FOLDERS else _NOTE_USE_S)
+                    self._wake.wait(self._pause_s(sweeps))
                     batch = self._batch()
                 if not batch and self._closing:
                     return
@@ -312,21 +327,29 @@ class Disk:
                 if is_damage(failure):
                     self._begin_anew(failure)
             finally:
-                with self._lock:
-                    for key, image in batch:
-                        del self._queue[key]
-                        self._taken.discard(key)
-                        self._queued_bytes -= len(image)
-                        self._taken_bytes -= len(image)
-                    # Or its memory would be held until the next batch.
-                    batch = image = None  # type: ignore[assignment]
-                    if len(self._queue) > len(self._taken):
-                        self._wake.notify()
-                    self._done.notify_all()
+                self._written(batch)
+                # Or its memory would be held until the next batch.
+                batch = []
+
+    def _written(self, batch: list[tuple[Key, memoryview]]) -> None:
+        """What was a writer's is there now, or was given up."""
+        if not batch:
+            return
+        with self._lock:
+            for key, image in batch:
+                del self._queue[key]
+                self._taken.discard(key)
+                self._queued_bytes -= len(image)
+                self._taken_bytes -= len(image)
+            if self._queued_bytes > self._taken_bytes:
+                self._wake.notify()  # for whom the others' batches left no room
+            self._done.notify_all()
 
     def _batch(self) -> list[tuple[Key, memoryview]]:
         """What is to be written next, and is from now on this writer's. Called with the lock."""
         batch: list[tuple[Key, memoryview]] = []
+        if self._lingers():
+            return batch
         most_bytes = min(_BATCH_BYTES, self.limit_bytes // 2 - self._taken_bytes)
         total = 0
         for key, image in self._queue.items():
@@ -340,6 +363,17 @@ class Disk:
         self._taken.update(key for key, _ in batch)
         self._taken_bytes += total
         return batch
+
+    def _lingers(self) -> bool:
+        """Whether more should come before what there is is written."""
+        little = self._queued_bytes - self._taken_bytes < min(_WORTH_BYTES, self.limit_bytes // 4)
+        return little and not self._hurried and not self._closing and time.monotonic() < self._linger_until
+
+    def _pause_s(self, sweeps: bool) -> float:
+        pause_s = _SWEEP_S if sweeps and self._swept < _FOLDERS else _NOTE_USE_S
+        if self._queued_bytes > self._taken_bytes:
+            pause_s = min(pause_s, max(0.0, self._linger_until - time.monotonic()))
+        return pause_s
 
     def _write(self, batch: list[tuple[Key, memoryview]]) -> None:
         if time.monotonic() < self._rest_until:
@@ -355,13 +389,20 @@ class Disk:
 
     def _write_file(self, key: Key, image: memoryview) -> None:
         path = self._path(key)
-        temporary = f"{path}{self._temporary}"
+        # A large file takes milliseconds, and another process must not find half of it. A small one is there at once,
+        # and of thousands the renaming is a third of the work. Half of one, left by a crash, has another size.
+        place = f"{path}{self._temporary}" if len(image) >= _DIRECT_BYTES else path
         try:
-            self._fill(temporary, image)
+            self._fill(place, image)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            self._fill(temporary, image)
-        os.rename(temporary, path)
+            self._fill(place, image)
+        except FileExistsError:
+            # Never written over: somebody may have it open.
+            os.unlink(place)
+            self._fill(place, image)
+        if place is not path:
+            os.rename(place, path)
 
     def _fill(self, path: str, image: memoryview) -> None:
         try:
@@ -374,7 +415,7 @@ class Disk:
                         raise
                     self._direct = False  # tmpfs and others cannot
             _write_whole(path, 0, image)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
             raise
         except OSError:
             with suppress(OSError):
@@ -438,17 +479,23 @@ class Disk:
             database.executemany(
                 "UPDATE value SET used_at = ? WHERE owner = ? AND number = ?", ((now, *key) for key in used)
             )
-            self._count_in(((*key, len(image), now) for key, image in written))
+            self._count_in([(*key, len(image), now) for key, image in written])
 
-    def _count_in(self, rows: Iterable[tuple[bytes, int, int, int]]) -> None:
-        added = 0
-        for row in rows:
+    def _count_in(self, rows: list[tuple[bytes, int, int, int]]) -> None:
+        """Counts values, in few statements: for each, sqlite3 lets the interpreter go to another thread."""
+        for at in range(0, len(rows), _ROWS):
+            some = rows[at : at + _ROWS]
+            places = ",".join(["(?, ?)"] * len(some))
             before = self._database.execute(
-                "SELECT file_bytes FROM value WHERE owner = ? AND number = ?", row[:2]
-            ).fetchone()
-            added += row[2] - (before[0] if before else 0)
-            self._database.execute("INSERT OR REPLACE INTO value VALUES (?, ?, ?, ?)", row)
-        self._database.execute("UPDATE total SET file_bytes = file_bytes + ?", (added,))
+                f"SELECT COALESCE(SUM(file_bytes), 0) FROM value WHERE (owner, number) IN (VALUES {places})",
+                [word for row in some for word in row[:2]],
+            ).fetchone()[0]
+            values = ",".join(["(?, ?, ?, ?)"] * len(some))
+            self._database.execute(
+                f"INSERT OR REPLACE INTO value VALUES {values}", [word for row in some for word in row]
+            )
+            added = sum(row[2] for row in some) - before
+            self._database.execute("UPDATE total SET file_bytes = file_bytes + ?", (added,))
 
     def _adopt(self, folder: int) -> None:
         """Counts the files of one folder that a crash, or a lost database, left uncounted; drops half-written ones."""
@@ -515,8 +562,8 @@ def _read_into(path: str, flags: int, into: memoryview) -> int:
 
 
 def _write_whole(path: str, flags: int, image: memoryview) -> None:
-    """Makes a file of these bytes. Raises OSError where not all could be written."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | flags, 0o600)
+    """Makes a new file of these bytes. Raises OSError where one is there, or not all could be written."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, 0o600)
     try:
         if os.write(descriptor, image) != len(image):
             raise OSError(errno.ENOSPC, "it was not written whole", path)

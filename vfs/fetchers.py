@@ -44,7 +44,13 @@ class Fetchers:
             while self._threads < min(self._most, max(1, self._threads - self._idle + self._waiting)):
                 threading.Thread(target=self._run, name="fetch-ahead", daemon=True).start()
                 self._threads += 1
-            self._work.notify(self._waiting - before)
+            if self._waiting > before:
+                self._work.notify(self._waiting - before)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether there is no thread."""
+        return self._threads == 0
 
     def is_busy(self) -> bool:
         """Whether anything waits or is being done."""

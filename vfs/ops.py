@@ -318,7 +318,8 @@ class Operations(pyfuse3.Operations):
         reader.close()
 
     async def flush(self, fh: FileHandleT) -> None:
-        """Nothing was written."""
+        """Nothing was written. The kernel hears that once, and from then on closes files without asking."""
+        raise FUSEError(errno.ENOSYS)
 
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         """Nothing was written."""

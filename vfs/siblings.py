@@ -24,17 +24,21 @@ _MOST_FILES = 96
 _MOST_BYTES = 16 << 20
 # Names of one folder that are kept in order, and folders.
 _MOST_NAMES = 1024
-_MOST_FOLDERS = 64
+_MOST_FOLDERS = 512
 
 
 @dataclass(slots=True)
 class _Walk:
-    """Who opens files of one folder in turn. Invariant: opened <= fetched <= len(objects), unless nothing is proven."""
+    """Who opens files of one folder in turn. Invariant: opened <= fetched <= len(objects), unless nothing is proven.
+
+    `astray` counts openings elsewhere since the last one here; after more than `patience` of them it is given up.
+    """
 
     objects: list[ObjectInfo] = field(default_factory=list)
     place: dict[str, int] = field(default_factory=dict)
     proof: int = 0
     astray: int = 0
+    patience: int = 0
     opened: int = 0
     fetched: int = 0
     is_asking: bool = False
@@ -71,9 +75,11 @@ class Siblings:
             number = walk.place.get(obj.key)
             if number is None:
                 walk.astray += 1
-                if walk.is_asking or (walk.proof >= _PROOF and walk.astray <= _ASTRAY):
+                if walk.is_asking or walk.astray <= (_ASTRAY if walk.proof >= _PROOF else walk.patience):
                     return None
-                self._walks[folder] = _Walk([obj], {obj.key: 0}, is_asking=True)
+                # Each question costs as much as an opening: who opens at random is asked about ever more rarely.
+                patience = min(_ASTRAY, 2 * walk.patience + 1)
+                self._walks[folder] = _Walk([obj], {obj.key: 0}, patience=patience, is_asking=True)
                 return Question(folder, obj.key, _NEAR)
             walk.opened = max(walk.opened, number)
             walk.proof += 1
