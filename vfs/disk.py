@@ -163,7 +163,10 @@ class Disk:
             if not os.access(path, os.F_OK):
                 return None
             data = self._load(path, file_bytes_of(length))
-            if data is None or not valuefile.is_whole(data, length, key):
+            if data is None:
+                self.discard(key)  # the half of it that a crash left
+                return None
+            if not valuefile.is_whole(data, length, key):
                 raise Damaged
         except FileNotFoundError:
             return None

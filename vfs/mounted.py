@@ -69,7 +69,7 @@ class MountedDataset:
         return self.object_file(folder, obj)
 
     def _fetch_siblings(self, cache: ChunkCache, question: Question) -> None:
-        name = posixpath.basename(question.key)
+        name = posixpath.basename(question.key or "")
         following = self.catalog.objects_after(question.folder, name, question.count) if question.count else []
         for obj in self._siblings.answer(question, following):
             cache.fetch_ahead(self.source, obj)

@@ -2,7 +2,8 @@
 
 Readahead within a file does nothing for ten thousand files of 20 KB, where each costs the wait for a first byte. So
 whoever opens several files of a folder in turn (cp, tar, a loader over an image folder, alone or sixteen side by side)
-has the next ones fetched; who opens them at random does not, unless the folder is so small that all of it comes.
+has the next ones fetched. Who opens them at random (a loader that shuffles) has the rest of a small folder fetched once
+an eighth of it was opened, and nothing of a large one.
 
 Called by mounted.py at every opening. Any thread may enter; `_lock` is over all that is kept, and nothing blocks.
 """
@@ -22,6 +23,11 @@ _BEHIND = 256
 _ASTRAY = 16
 _MOST_FILES = 96
 _MOST_BYTES = 16 << 20
+# A folder of up to so many files and bytes is fetched whole once this share of it was opened in no order: what is
+# fetched for nothing is at most seven times what was read, and no more than so much.
+_WHOLE_FILES = 256
+_WHOLE_BYTES = 16 << 20
+_WHOLE_SHARE = 8
 # Names of one folder that are kept in order, and folders.
 _MOST_NAMES = 1024
 _MOST_FOLDERS = 512
@@ -45,12 +51,24 @@ class _Walk:
     is_whole: bool = False
 
 
+@dataclass(slots=True)
+class _Folder:
+    """A folder of which files were opened: who walks through it, and what was opened until that is known to matter."""
+
+    walk: _Walk = field(default_factory=_Walk)
+    strays: int = 0
+    opened: set[str] = field(default_factory=set)
+    ask_at: int = 2 * _PROOF
+    is_decided: bool = False
+    """Whether all of it was fetched, or is never going to be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which objects follow this one in its folder? So many are wanted; `Siblings.answer` takes them."""
+    """Which objects follow this one in its folder (None: which are there)? `Siblings.answer` takes up to so many."""
 
     folder: str
-    key: str
+    key: str | None
     count: int
 
 
@@ -61,30 +79,45 @@ class Siblings:
         """Objects larger than this are never fetched ahead."""
         self._largest_bytes = largest_bytes
         self._lock = threading.Lock()
-        self._walks: OrderedDict[str, _Walk] = OrderedDict()
+        self._folders: OrderedDict[str, _Folder] = OrderedDict()
 
     def opened(self, folder: str, obj: ObjectInfo) -> Question | None:
         """Notes an opening. What is to be found out now, if anything, away from the caller's thread."""
         if obj.size_bytes > self._largest_bytes:
             return None
         with self._lock:
-            walk = self._walks.setdefault(folder, _Walk())
-            self._walks.move_to_end(folder)
-            while len(self._walks) > _MOST_FOLDERS:
-                self._walks.popitem(last=False)
-            number = walk.place.get(obj.key)
-            if number is None:
-                walk.astray += 1
-                if walk.is_asking or walk.astray <= (_ASTRAY if walk.proof >= _PROOF else walk.patience):
-                    return None
-                # Each question costs as much as an opening: who opens at random is asked about ever more rarely.
-                patience = min(_ASTRAY, 2 * walk.patience + 1)
-                self._walks[folder] = _Walk([obj], {obj.key: 0}, patience=patience, is_asking=True)
-                return Question(folder, obj.key, _NEAR)
+            known = self._folders.setdefault(folder, _Folder())
+            self._folders.move_to_end(folder)
+            while len(self._folders) > _MOST_FOLDERS:
+                self._folders.popitem(last=False)
+            return self._in_turn(folder, known, obj) or self._at_random(folder, known, obj)
+
+    def _in_turn(self, folder: str, known: _Folder, obj: ObjectInfo) -> Question | None:
+        walk = known.walk
+        number = walk.place.get(obj.key)
+        if number is not None:
             walk.opened = max(walk.opened, number)
             walk.proof += 1
             walk.astray = 0
             return self._question(folder, walk)
+        known.strays += 1
+        walk.astray += 1
+        if walk.is_asking or walk.astray <= (_ASTRAY if walk.proof >= _PROOF else walk.patience):
+            return None
+        # Each question costs as much as an opening: who opens at random is asked about ever more rarely.
+        patience = min(_ASTRAY, 2 * walk.patience + 1)
+        known.walk = _Walk([obj], {obj.key: 0}, patience=patience, is_asking=True)
+        return Question(folder, obj.key, _NEAR)
+
+    @staticmethod
+    def _at_random(folder: str, known: _Folder, obj: ObjectInfo) -> Question | None:
+        if known.is_decided:
+            return None
+        known.opened.add(obj.key)
+        if known.strays < _PROOF or len(known.opened) < known.ask_at:
+            return None
+        known.ask_at = 2 * len(known.opened)
+        return Question(folder, None, _WHOLE_FILES + 1)
 
     def _question(self, folder: str, walk: _Walk) -> Question | None:
         window = self._window(walk)
@@ -98,8 +131,13 @@ class Siblings:
     def answer(self, question: Question, following: list[ObjectInfo]) -> list[ObjectInfo]:
         """The objects to fetch now, given those that follow (fewer than asked for at the folder's end)."""
         with self._lock:
-            walk = self._walks.get(question.folder)
-            if walk is None or not walk.is_asking:
+            known = self._folders.get(question.folder)
+            if known is None:
+                return []
+            if question.key is None:
+                return self._rest(known, following)
+            walk = known.walk
+            if not walk.is_asking:
                 return []
             walk.is_asking = False
             walk.is_whole = walk.is_whole or len(following) < question.count
@@ -112,6 +150,17 @@ class Siblings:
             if len(walk.objects) > _MOST_NAMES:
                 self._shorten(walk)
             return due
+
+    def _rest(self, known: _Folder, files: list[ObjectInfo]) -> list[ObjectInfo]:
+        """What was not opened yet of a folder that is to be fetched whole."""
+        small = [obj for obj in files if self._is_small(obj)]
+        if len(files) > _WHOLE_FILES or sum(obj.size_bytes for obj in small) > _WHOLE_BYTES:
+            small = []
+        elif len(known.opened) * _WHOLE_SHARE < len(files):
+            return []  # asked again when twice as many were opened
+        due = [obj for obj in small if obj.key not in known.opened]
+        known.is_decided, known.opened = True, set()
+        return due
 
     @staticmethod
     def _window(walk: _Walk) -> int:
