@@ -50,14 +50,14 @@ _LEVELS = len(UNIT_BYTES)
 # What is on disk between two ranges that are not is fetched again where it is smaller than this: to send 512 KiB takes
 # less than the wait for another answer.
 _ISLAND_BYTES = 512 << 10
-# Fetched or being fetched ahead of all readers together: 24 requests of 4 MiB, which at 60 MB/s a connection and 20 ms
-# to the first byte come to 1.1 GB/s. As a third of it has come and waits for its reader, no more than that can be less.
-AHEAD_BYTES = 96 << 20
-_FETCHERS = 32
+# Fetched or being fetched ahead of all readers together: 20 requests of 4 MiB. A third of it has come and waits for its
+# reader, so that 13 are under way, which at 60 MB/s a connection and 20 ms to the first byte come to 600 MB/s.
+AHEAD_BYTES = 80 << 20
+_FETCHERS = 28
 # Units in memory. They are there to be read once, from where the kernel keeps them in its pages; read again, they come
 # from disk. More than AHEAD_BYTES, for what readers are in the middle of, or what was fetched ahead would be gone
 # before its reader comes; of those that were read to their ends so many stay, for others who read the same.
-MEMORY_BYTES = 112 << 20
+MEMORY_BYTES = 96 << 20
 _SPENT_BYTES = 16 << 20
 # Lines of what is fetched ahead that are no stream's.
 _ERRANDS, _OBJECTS = -1, -2

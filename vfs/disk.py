@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 __all__ = ["BLOCK_BYTES", "Damaged", "Disk", "Key", "Value"]
 
 # What may wait to be written. A disk slower than the network then loses values instead of holding up readers.
-_QUEUE_BYTES = 192 << 20
+_QUEUE_BYTES = 144 << 20
 # Who fetches ahead should wait when so much waits to be written. What was under way at that moment still has room.
-_BEHIND_BYTES = 88 << 20
+_BEHIND_BYTES = 64 << 20
 # Values of one transaction: a commit costs 0.1 to 0.3 ms, a value's row 10 us.
 _BATCH_VALUES = 128
 _BATCH_BYTES = 9 << 20
@@ -49,7 +49,7 @@ _WRITERS = 3
 # not been touched before (measured); 1 MiB by O_DIRECT costs 0.05 ms of CPU.
 _DIRECT_BYTES = 256 << 10
 # Larger values wait to be written, and are loaded, in memory that is used again: slots for so large ones, so many.
-_SLOTS = ((1 << 20, 32), (4 << 20, 40))
+_SLOTS = ((1 << 20, 32), (4 << 20, 32))
 # Small values wait for others, so that they share a transaction: until so much has come together, or for so long.
 _WORTH_BYTES = 2 << 20
 _LINGER_S = 0.1
