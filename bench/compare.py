@@ -9,7 +9,7 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -67,12 +67,12 @@ def _run_job(job: Job, systems: list[System], made: Data, scratch: Path, runs: i
     made.make(bucket)
     taken: dict[System, list[list[Figure]]] = {system: [] for system in systems if job.only(system)}
     failed: dict[System, str] = {}
-    with _served(job, made, bucket, scratch) as server:
+    with _served(job, made, bucket, scratch) as (server, touch):
         # Round by round, so that whatever else the machine does falls on all of them.
         for number in range(job.runs or runs):
             for system in taken:
                 if system not in failed:
-                    stand = Stand(server, made, scratch / "mounted", bucket, number == 0)
+                    stand = Stand(server, made, scratch / "mounted", bucket, number == 0, touch)
                     figures, failed_now = _run_once(job, stand, system)
                     taken[system].append(figures)
                     if failed_now:
@@ -83,14 +83,20 @@ def _run_job(job: Job, systems: list[System], made: Data, scratch: Path, runs: i
 
 
 @contextmanager
-def _served(job: Job, made: Data, bucket: str, scratch: Path) -> Iterator[Server]:
+def _served(job: Job, made: Data, bucket: str, scratch: Path) -> Iterator[tuple[Server, Callable[[], None]]]:
+    """The server, and what has its files at hand when called."""
     folder = scratch / f"server-{job.name}"
+    touch: Callable[[], None] = _nothing
     with ExitStack() as stack:
         server = stack.enter_context(Server(made.root, folder, job.ttfb_s, job.bytes_per_s))
         if bucket in (made.large, "small"):
-            stack.enter_context(pinned(path for path in (made.root / bucket).rglob("*") if path.is_file()))
+            touch = stack.enter_context(pinned(path for path in (made.root / bucket).rglob("*") if path.is_file()))
         server.warm(bucket)
-        yield server
+        yield server, touch
+
+
+def _nothing() -> None:
+    """Objects that nobody reads need not be at hand."""
 
 
 def _run_once(job: Job, stand: Stand, system: System) -> tuple[list[Figure], str]:

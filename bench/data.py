@@ -69,15 +69,20 @@ class Data:
 
 
 @contextmanager
-def pinned(paths: Iterable[Path]) -> Iterator[None]:
-    """The server's files stay in memory although the page cache is emptied: the kernel leaves mapped pages alone."""
+def pinned(paths: Iterable[Path]) -> Iterator[Callable[[], None]]:
+    """The server's files stay in memory although the page cache is emptied: the kernel leaves mapped pages alone.
+
+    Gives what touches each of their pages: a virtual machine's host takes memory that nobody used for half a minute,
+    and the first to read 1 GiB of it again waits 0.7 to 1.9 s more (measured), whichever system that is for.
+    """
+    maps: list[mmap.mmap] = []
     with ExitStack() as stack:
         for path in paths:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size:
                     flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-                    stack.enter_context(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ))
-        yield
+                    maps.append(stack.enter_context(mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)))
+        yield lambda: [view[:: mmap.PAGESIZE] for view in maps].clear()
 
 
 def small_keys() -> list[str]:
