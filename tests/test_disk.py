@@ -578,7 +578,10 @@ def test_a_database_of_another_schema_is_set_aside(opened, folder) -> None:
     assert (folder / "index.sqlite.damaged").exists()
 
 
-def test_a_database_damaged_while_it_is_open_is_set_aside_and_the_files_are_counted_again(opened, folder) -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it", "all but the total"])
+def test_a_database_damaged_while_it_is_open_is_set_aside_and_the_files_are_counted_again(
+    opened, folder, whole: bool
+) -> None:
     disk = opened()
     for number in range(400):
         assert disk.keep(key(number), content(key(number), 100))
@@ -586,10 +589,13 @@ def test_a_database_damaged_while_it_is_open_is_set_aside_and_the_files_are_coun
     with disk._database_lock:
         disk._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         disk._database.execute("PRAGMA cache_size = 0")
+        total = disk._database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'total'").fetchone()[0]
     size = (folder / "index.sqlite").stat().st_size
     with (folder / "index.sqlite").open("r+b") as file:
-        file.seek(4096)
-        file.write(random.Random(1).randbytes(size - 4096))
+        for page in range(2, size // 4096 + 1):
+            if whole or page != total:
+                file.seek((page - 1) * 4096)
+                file.write(random.Random(page).randbytes(4096))
     for number in range(400, 440):
         disk.keep(key(number), content(key(number), 100))
         disk.settle()

@@ -317,6 +317,7 @@ class Disk:
                     batch = self._batch()
                 if not batch and self._closing:
                     return
+            database = self._database
             try:
                 if batch or (sweeps and (self._used or self._unwanted)):
                     self._write(batch)
@@ -328,7 +329,7 @@ class Disk:
                 # Files may have been written that were not counted.
                 self._swept = 0 if batch else self._swept
                 if is_damage(failure):
-                    self._begin_anew(failure)
+                    self._begin_anew(database, failure)
             finally:
                 self._written(batch)
                 # Or its memory would be held until the next batch.
@@ -520,14 +521,12 @@ class Disk:
                 # Another writer may have counted and evicted one since the folder was read.
                 self._count_in([row for row in uncounted if os.access(self._path(row[:2]), os.F_OK)])
 
-    def _begin_anew(self, failure: Exception) -> None:
+    def _begin_anew(self, damaged: sqlite3.Connection, failure: Exception) -> None:
         """The database is damaged: another takes its place, and the files are counted in again."""
         with self._database_lock, suppress(*_FAILURES):
-            try:
-                self._database.execute("SELECT file_bytes FROM total").fetchone()
+            if self._database is not damaged:
                 return  # another writer was first
-            except _FAILURES:
-                self._database.close()
+            damaged.close()
             file = self._folder / _DATABASE
             set_aside(file, failure)
             self._database = open_database(file, _SCHEMA, _SCHEMA_VERSION)

@@ -127,10 +127,6 @@ class Readahead:
         stream.ahead = max(stream.ahead, stream.position)
         return self._pieces(stream, size_bytes, now_s)
 
-    def forget(self, key: Hashable) -> None:
-        """The object is not read any more, or its version is gone."""
-        self._objects.pop(key, None)
-
     def _begin(self, known: _Object, start: int, end: int, now_s: float) -> None:
         known.streams.append(Stream(start, end, read_at_s=now_s))
         if len(known.streams) > _MOST_STREAMS:

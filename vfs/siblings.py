@@ -157,7 +157,8 @@ class Siblings:
         if len(files) > _WHOLE_FILES or sum(obj.size_bytes for obj in small) > _WHOLE_BYTES:
             small = []
         elif len(known.opened) * _WHOLE_SHARE < len(files):
-            return []  # asked again when twice as many were opened
+            known.ask_at = -(-len(files) // _WHOLE_SHARE)
+            return []
         due = [obj for obj in small if obj.key not in known.opened]
         known.is_decided, known.opened = True, set()
         return due
