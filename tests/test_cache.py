@@ -495,7 +495,7 @@ def test_reading_on_through_a_file_larger_than_memory_fetches_each_byte_once(ope
             dice.shuffle(places)
         for at in places:
             check(thing, at, BLOCK_BYTES)
-            assert cache._units_bytes <= 10 * MIB
+            assert cache._units.unread_bytes <= 10 * MIB
     assert fetched(source) == 40 * MIB
 
 
@@ -520,10 +520,10 @@ def test_memory_is_bounded_and_counted_right(opened) -> None:
     thing, dice = thing_of(cache, source), random.Random(8)
     for _ in range(100):
         check(thing, dice.randrange(39 * MIB), BLOCK_BYTES)
-        assert cache._units_bytes <= 3 * MIB
+        assert cache._units.unread_bytes <= 3 * MIB
     cache.settle()
-    units = [*cache._units.values(), *cache._spent.values()]
-    assert sum(len(unit) for unit in units) == cache._units_bytes
+    units = [*cache._units.unread.values(), *cache._units.spent.values()]
+    assert sum(len(unit) for unit in units) == cache._units.unread_bytes
 
 
 def test_settle_returns_when_all_that_was_asked_for_ahead_is_on_disk(opened, monkeypatch) -> None:
@@ -553,7 +553,7 @@ def test_no_thread_and_no_memory_remains_after_a_while_without_reads(opened, mon
     run(thing)
     assert ours()
     until(lambda: not ours())
-    assert (len(cache._units), len(cache._spent), cache._units_bytes) == (0, 0, 0)
+    assert (len(cache._units.unread), len(cache._units.spent), cache._units.unread_bytes) == (0, 0, 0)
     source.reads.clear()
     run(thing)
     assert fetched(source) == 8 * MIB, "and it goes on as before"
@@ -564,8 +564,8 @@ def test_memory_of_a_reader_of_isolated_places_is_given_back_too(opened, monkeyp
     source = MemorySource({"a": noise(SIZE)})
     cache = opened(None)
     check(thing_of(cache, source), 5, 5)
-    assert cache._units_bytes == BLOCK_BYTES
-    until(lambda: cache._units_bytes == 0 and not ours())
+    assert cache._units.unread_bytes == BLOCK_BYTES
+    until(lambda: cache._units.unread_bytes == 0 and not ours())
 
 
 def test_close_ends_threads_that_are_in_the_middle_of_fetching(opened) -> None:

@@ -37,6 +37,7 @@ LAYERS = (
         "vfs.database",
         "vfs.valuefile",
         "vfs.fetchers",
+        "vfs.units",
         "vfs.answers",
         "vfs.bucketlist",
         "vfs.bulk",

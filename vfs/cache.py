@@ -35,6 +35,7 @@ from vfs.fetchers import Fetchers, Work
 from vfs.flight import Flights
 from vfs.readahead import Piece, Readahead
 from vfs.sources import ObjectInfo, Source
+from vfs.units import Units
 from vfs.valuefile import Damaged, Key, Value
 
 log = logging.getLogger(__name__)
@@ -114,13 +115,7 @@ class ChunkCache:
         """Keeps nothing on disk where `folder` is None. Raises OSError where the folder cannot be used."""
         self.counters = CacheCounters()
         self._lock = threading.Lock()
-        self._memory_bytes = memory_bytes
-        self._units: OrderedDict[Key, memoryview] = OrderedDict()
-        # Of the units in memory those that were read to their ends: the first to go, in that order. The kernel's
-        # requests come in any order, so the one that ends a unit need not be the last.
-        self._spent: OrderedDict[Key, memoryview] = OrderedDict()
-        self._units_bytes = 0
-        self._spent_bytes = 0
+        self._units = Units(memory_bytes, _SPENT_BYTES)
         self._values: OrderedDict[Key, Value] = OrderedDict()
         self._flights: dict[Key, _Flight] = {}
         self._readahead = Readahead(ahead_bytes)
@@ -270,10 +265,6 @@ class ChunkCache:
             key = (thing.owner, index * _LEVELS + level)
             unit = self._units.get(key)
             if unit is not None:
-                self._units.move_to_end(key)
-                return index * size_bytes, unit
-            unit = self._spent.get(key)
-            if unit is not None:
                 return index * size_bytes, unit
             value = self._values.get(key)
             if value is not None and self._disk is not None:
@@ -289,20 +280,8 @@ class ChunkCache:
                 continue
             for level, size_bytes in enumerate(UNIT_BYTES):
                 key = (thing.owner, at // size_bytes * _LEVELS + level)
-                if at % size_bytes == 0 and self._units.get(key) is unit:
-                    self._spent[key] = self._units.pop(key)
-                    self._units_bytes -= len(unit)
-                    self._spent_bytes += len(unit)
-        self._shrink()
-
-    def _shrink(self) -> None:
-        """Keeps what is in memory within its bounds."""
-        while self._spent and (
-            self._spent_bytes > _SPENT_BYTES or self._spent_bytes + self._units_bytes > self._memory_bytes
-        ):
-            self._spent_bytes -= len(self._spent.popitem(last=False)[1])
-        while self._units_bytes > self._memory_bytes and len(self._units) > 1:
-            self._units_bytes -= len(self._units.popitem(last=False)[1])
+                if at % size_bytes == 0:
+                    self._units.spend(key, unit)
 
     def _at_hand(self, thing: "CachedObject", start: int, length: int) -> list[tuple[int, Unit]] | None:
         """The units that make up a range, in order; None where one is missing."""
@@ -466,10 +445,7 @@ class ChunkCache:
 
     def _remember(self, key: Key, unit: memoryview) -> None:
         with self._lock:
-            self._units_bytes += len(unit) - len(self._units.pop(key, b""))
-            self._spent_bytes -= len(self._spent.pop(key, b""))
-            self._units[key] = unit
-            self._shrink()
+            self._units.put(key, unit)
 
     def _remember_value(self, value: Value) -> None:
         with self._lock:
@@ -536,8 +512,6 @@ class ChunkCache:
         """Nothing was read for a while."""
         with self._lock:
             self._units.clear()
-            self._spent.clear()
-            self._units_bytes = self._spent_bytes = 0
         if self._disk is not None:
             self._disk.give_back_memory()
         # What was freed, malloc keeps for the next time; this returns it to the system (glibc only).

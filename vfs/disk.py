@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from vfs import valuefile
 from vfs.arena import Arena
@@ -32,6 +33,8 @@ from vfs.extent import Buffer
 from vfs.valuefile import BLOCK_BYTES, Damaged, Key, Value, file_bytes_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 __all__ = ["BLOCK_BYTES", "Damaged", "Disk", "Key", "Value"]
 
@@ -123,6 +126,24 @@ class Disk:
 
     def find(self, key: Key, length: int) -> "Value | Buffer | None":
         """The value, open or still as it waits to be written; None if there is none of that length. May block."""
+        return self._found(key, length, lambda path: _opened(path, key, length))
+
+    def load(self, key: Key, length: int) -> Buffer | None:
+        """All bytes of the value, checked, read past the page cache; None if there is none of that length. Blocks.
+
+        Raises Damaged.
+        """
+
+        def loaded(path: str) -> memoryview | None:
+            data = self._load(path, file_bytes_of(length))
+            if data is not None and not valuefile.is_whole(data, length, key):
+                raise Damaged
+            return data[:length] if data is not None else None
+
+        return self._found(key, length, loaded)
+
+    def _found(self, key: Key, length: int, get: Callable[[str], T | None]) -> T | memoryview | None:
+        """What waits to be written, else what `get` makes of the value's file: None where that has another size."""
         waiting = self._queue.get(key)
         if waiting is not None:
             return waiting[:length]
@@ -133,49 +154,18 @@ class Disk:
             # Mostly it is not there, and to hear that from access(2) costs a third of an exception.
             if not os.access(path, os.F_OK):
                 return None
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            found = get(path)
         except FileNotFoundError:
             return None
         except OSError as failure:
             self._failed(failure)
             return None
-        try:
-            value = Value(key, descriptor, length)
-        except OSError as failure:
-            self._failed(failure)
-            return None
-        if os.fstat(descriptor).st_size != file_bytes_of(length):
-            self.discard(key)
+        if found is None:
+            self.discard(key)  # the half of it that a crash left
             return None
         with self._lock:
             self._used.add(key)
-        return value
-
-    def load(self, key: Key, length: int) -> Buffer | None:
-        """All bytes of the value, checked, read past the page cache; None if there is none that is whole. Blocks."""
-        waiting = self._queue.get(key)
-        if waiting is not None:
-            return waiting[:length]
-        if time.monotonic() < self._rest_until:
-            return None
-        path = self._path(key)
-        try:
-            if not os.access(path, os.F_OK):
-                return None
-            data = self._load(path, file_bytes_of(length))
-            if data is None:
-                self.discard(key)  # the half of it that a crash left
-                return None
-            if not valuefile.is_whole(data, length, key):
-                raise Damaged
-        except FileNotFoundError:
-            return None
-        except OSError as failure:
-            self._failed(failure)
-            return None
-        with self._lock:
-            self._used.add(key)
-        return data[:length]
+        return found
 
     def _load(self, path: str, size_bytes: int) -> memoryview | None:
         into = self._memory(size_bytes)
@@ -552,6 +542,12 @@ def _key_of(name: str) -> Key | None:
     """The key that a file's name was made from; None for other files."""
     match = re.fullmatch(r"([0-9a-f]{32})\.([0-9a-f]{1,12})", name)
     return (bytes.fromhex(match[1]), int(match[2], 16)) if match else None
+
+
+def _opened(path: str, key: Key, length: int) -> Value | None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    value = Value(key, descriptor, length)  # which closes it
+    return value if os.fstat(descriptor).st_size == file_bytes_of(length) else None
 
 
 def _read_into(path: str, flags: int, into: memoryview) -> int:
