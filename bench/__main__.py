@@ -1,10 +1,17 @@
-"""`python -m bench`: egofs beside others on one server. `python -m bench local`: the small local benchmark."""
+"""`python -m bench`: egofs beside others on one server. `frames`: the ways to frames. `local`: a small local one."""
 
 import sys
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["local"]:
         from bench.local import main
+
+        main()
+    elif sys.argv[1:2] == ["frames"]:
+        from bench.frames import main as frames
+
+        frames(sys.argv[2:])
     else:
-        from bench.compare import main
-    main()
+        from bench.compare import main as compare
+
+        compare()

@@ -28,13 +28,13 @@ class Bar:
         """Reached, PASS or MISS or why neither, and what it is made of."""
         try:
             reached, basis = self.of(figures)
-        except _Missing as missing:
+        except Missing as missing:
             return "", missing.verdict, str(missing)
         passes = reached >= self.limit if self.sense == "≥" else reached <= self.limit
         return f"{reached:,.2f}", "PASS" if passes else "MISS", basis
 
 
-class _Missing(Exception):
+class Missing(Exception):
     """A figure is not there, so that nothing can be said; or ours failed, which is a miss."""
 
     def __init__(self, text: str, verdict: str = "–") -> None:
@@ -42,54 +42,57 @@ class _Missing(Exception):
         self.verdict = verdict
 
 
-def _ours(figures: Figures, row: str) -> Figure:
+def ours(figures: Figures, row: str) -> Figure:
+    """Our own figure of a row. Raises Missing."""
     figure = figures.get((row, OURS))
     if figure is None:
-        raise _Missing("not measured")
+        raise Missing("not measured")
     if figure.failure:
-        raise _Missing(figure.failure, "MISS")
+        raise Missing(figure.failure, "MISS")
     return figure
 
 
-def _against(row: str, peers: tuple[str, ...], best: Callable[..., float]) -> Callable[[Figures], tuple[float, str]]:
+def against(row: str, peers: tuple[str, ...], best: Callable[..., float]) -> Callable[[Figures], tuple[float, str]]:
     """Ours over the best of these peers; `best` is max where more is better and min where less is."""
 
     def of(figures: Figures) -> tuple[float, str]:
-        ours = _ours(figures, row)
+        own = ours(figures, row)
         values = {
             peer: figure.value
             for peer in peers
             if (figure := figures.get((row, peer))) is not None and not figure.failure
         }
         if not values:
-            raise _Missing("no peer gave a figure")
+            raise Missing("no peer gave a figure")
         value = best(values.values())
         peer = next(name for name in values if values[name] == value)
-        return ours.value / value, f"{ours.value:,.4g} / {value:,.4g} ({peer})"
+        return own.value / value, f"{own.value:,.4g} / {value:,.4g} ({peer})"
 
     return of
 
 
-def _value(row: str) -> Callable[[Figures], tuple[float, str]]:
-    return lambda figures: (_ours(figures, row).value, "")
+def value_of(row: str) -> Callable[[Figures], tuple[float, str]]:
+    """Our own figure by itself."""
+    return lambda figures: (ours(figures, row).value, "")
 
 
-def _more(row: str, name: str) -> Callable[[Figures], tuple[float, str]]:
-    return lambda figures: (_ours(figures, row).more[name], "")
+def more_of(row: str, name: str) -> Callable[[Figures], tuple[float, str]]:
+    """What was seen beside our own figure, by its name."""
+    return lambda figures: (ours(figures, row).more[name], "")
 
 
 def _over_direct(row: str) -> Callable[[Figures], tuple[float, str]]:
     def of(figures: Figures) -> tuple[float, str]:
-        ours = _ours(figures, row)
-        direct = ours.more["direct ms"]
-        return ours.value / direct, f"{ours.value:.1f} / {direct:.1f} ms"
+        own = ours(figures, row)
+        direct = own.more["direct ms"]
+        return own.value / direct, f"{own.value:.1f} / {direct:.1f} ms"
 
     return of
 
 
 def _requests(row: str) -> Callable[[Figures], tuple[float, str]]:
     def of(figures: Figures) -> tuple[float, str]:
-        traffic = _ours(figures, row).traffic
+        traffic = ours(figures, row).traffic
         assert traffic is not None
         return traffic.requests, ""
 
@@ -98,36 +101,36 @@ def _requests(row: str) -> Callable[[Figures], tuple[float, str]]:
 
 def _left(row: str) -> Callable[[Figures], tuple[float, str]]:
     def of(figures: Figures) -> tuple[float, str]:
-        before, after = (_ours(figures, row).more[name] for name in ("before", "15 s after"))
+        before, after = (ours(figures, row).more[name] for name in ("before", "15 s after"))
         return after - before, f"{before:,.0f} MB before, {after:,.0f} MB after"
 
     return of
 
 
 def _bars() -> Iterator[Bar]:
-    yield Bar("cold sequential, over the best that keeps a cache", "≥", 2.0, _against("seq_read", KEEPERS, max))
-    yield Bar("cold sequential, over the best that keeps none", "≥", 0.8, _against("seq_read", OTHERS, max))
+    yield Bar("cold sequential, over the best that keeps a cache", "≥", 2.0, against("seq_read", KEEPERS, max))
+    yield Bar("cold sequential, over the best that keeps none", "≥", 0.8, against("seq_read", OTHERS, max))
     for row in ("random 128 KiB", "random 128 KiB, aligned"):
         yield Bar(f"cold {row}: median over the same asked directly", "≤", 1.6, _over_direct(row))
-        yield Bar(f"cold {row}: bytes fetched per byte asked", "≤", 8.0, _more(row, "fetched/asked"))
+        yield Bar(f"cold {row}: bytes fetched per byte asked", "≤", 8.0, more_of(row, "fetched/asked"))
     for row in ("4 readers, 4 files", "16 readers, one file"):
-        yield Bar(f"{row}, over the best peer", "≥", 1.0, _against(row, PEERS, max))
-        yield Bar(f"{row}: slowest over mean", "≥", 0.5, _more(row, "slowest/mean"))
+        yield Bar(f"{row}, over the best peer", "≥", 1.0, against(row, PEERS, max))
+        yield Bar(f"{row}: slowest over mean", "≥", 0.5, more_of(row, "slowest/mean"))
     for row in ("sequential, disk", "random 4 KiB, disk"):
-        yield Bar(f"{row}, over the best peer", "≥", 1.0, _against(row, KEEPERS, max))
-    yield Bar("10,000 small files cold, over the best peer", "≥", 2.0, _against("10,000 small files", PEERS, max))
+        yield Bar(f"{row}, over the best peer", "≥", 1.0, against(row, KEEPERS, max))
+    yield Bar("10,000 small files cold, over the best peer", "≥", 2.0, against("10,000 small files", PEERS, max))
     listing = "ls -lR of 100,000"
-    yield Bar(f"{listing}: time over the best peer's", "≤", 0.5, _against(listing, PEERS, min))
+    yield Bar(f"{listing}: time over the best peer's", "≤", 0.5, against(listing, PEERS, min))
     yield Bar(f"{listing}, second mount: requests", "≤", 0, _requests(f"{listing}, second mount"))
-    yield Bar(f"{listing}, second mount: seconds", "≤", 2.0, _value(f"{listing}, second mount"))
-    yield Bar("1,000,000 objects: memory, MB", "≤", 400, _value("1,000,000 objects: memory"))
+    yield Bar(f"{listing}, second mount: seconds", "≤", 2.0, value_of(f"{listing}, second mount"))
+    yield Bar("1,000,000 objects: memory, MB", "≤", 400, value_of("1,000,000 objects: memory"))
     yield Bar(
-        "first byte after mount: time over the best peer's", "≤", 1.0, _against("first byte after mount", PEERS, min)
+        "first byte after mount: time over the best peer's", "≤", 1.0, against("first byte after mount", PEERS, min)
     )
-    yield Bar("memory with 16 streams, MB", "≤", 350, _value("memory, 16 streams"))
+    yield Bar("memory with 16 streams, MB", "≤", 350, value_of("memory, 16 streams"))
     yield Bar("memory 15 s after 16 streams, MB over that before", "≤", _SETTLED_MB, _left("memory, 16 streams"))
     yield Bar(
-        "sequential from a fast server, over the best peer", "≥", 1.0, _against("seq_read, fast server", PEERS, max)
+        "sequential from a fast server, over the best peer", "≥", 1.0, against("seq_read, fast server", PEERS, max)
     )
 
 

@@ -20,6 +20,12 @@ _COLORS = {
     "rclone-default": "#a9cce3",
     "s3fs": "#6a994e",
     "direct": "#b8b8b8",
+    "ffmpegfs": "#6a994e",
+    "in process": "#e5a3ad",
+    "pyav": "#2e6f95",
+    "torchcodec": "#5b9bc0",
+    "decord": "#a9cce3",
+    "opencv": "#b8b8b8",
 }
 _COLUMNS = 3
 _INCH_PER_BAR, _INCH_PER_TITLE = 0.21, 0.62

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import report
 from bench.data import Data, pinned
@@ -35,7 +36,7 @@ def main() -> None:
         signal.signal(ending, signal.default_int_handler)  # however it is ended, everything is unmounted
     asked.work.mkdir(parents=True, exist_ok=True)
     if not drop_page_cache():
-        _say("only root may empty the page cache: figures 'cold' and 'disk' are of what the kernel still holds")
+        say("only root may empty the page cache: figures 'cold' and 'disk' are of what the kernel still holds")
     made = Data(asked.work.resolve() / "buckets", asked.size)
     figures: report.Figures = {}
     load = os.getloadavg()[0]
@@ -44,7 +45,7 @@ def main() -> None:
             for job in asked.jobs:
                 figures |= _run_job(job, asked.systems, made, Path(scratch), asked.runs)
     except KeyboardInterrupt:
-        _say("interrupted: everything is unmounted; the report has what was measured before")
+        say("interrupted: everything is unmounted; the report has what was measured before")
         raise SystemExit(130) from None
     finally:
         if figures:
@@ -58,12 +59,12 @@ def _report(asked: argparse.Namespace, figures: report.Figures, load: float) -> 
     print(report.markdown(figures, asked.jobs, asked.systems, about))
     if asked.out:
         report.write(asked.out, figures, asked.jobs, asked.systems, about)
-        _say(f"written: {asked.out} and {asked.out.with_suffix('.png').name}")
+        say(f"written: {asked.out} and {asked.out.with_suffix('.png').name}")
 
 
 def _run_job(job: Job, systems: list[System], made: Data, scratch: Path, runs: int) -> report.Figures:
     bucket = job.bucket(made)
-    _say(f"{job.name}: {job.about}")
+    say(f"{job.name}: {job.about}")
     made.make(bucket)
     taken: dict[System, list[list[Figure]]] = {system: [] for system in systems if job.only(system)}
     failed: dict[System, str] = {}
@@ -78,7 +79,7 @@ def _run_job(job: Job, systems: list[System], made: Data, scratch: Path, runs: i
                     if failed_now:
                         failed[system] = failed_now
     return {
-        (row, system.name): _middle(row, taken[system], failed.get(system, "")) for system in taken for row in job.rows
+        (row, system.name): middle(row, taken[system], failed.get(system, "")) for system in taken for row in job.rows
     }
 
 
@@ -107,16 +108,16 @@ def _run_once(job: Job, stand: Stand, system: System) -> tuple[list[Figure], str
         for figure in job.run(stand, system):
             figures.append(figure)
             unit = job.rows[figure.row]
-            _say(f"  {system.name:15} {figure.row}: {report.number(figure.value)} {unit}{report.details(figure)}")
+            say(f"  {system.name:15} {figure.row}: {report.number(figure.value)} {unit}{report.details(figure)}")
     except (MeasureFailed, SystemFailed) as failure:
-        _say(f"  {system.name:15} FAILED: {failure}")
+        say(f"  {system.name:15} FAILED: {failure}")
         return figures, str(failure)
     finally:
         shutil.rmtree(stand.folder, ignore_errors=True)
     return figures, ""
 
 
-def _middle(row: str, runs: list[list[Figure]], failure: str) -> Figure | None:
+def middle(row: str, runs: list[list[Figure]], failure: str) -> Figure | None:
     """The run whose value is the median, with what was counted in that run; None where a system has no such row."""
     found = sorted((figure for run in runs for figure in run if figure.row == row), key=lambda figure: figure.value)
     if failure:
@@ -136,14 +137,15 @@ def _print_list() -> None:
         print(f"  {system.name:18} {system.about}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tells the person who waits."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev bench", description=__doc__)
-    parser.add_argument("--jobs", type=_names, metavar="A,B", help="these jobs (see --list; else all but the long)")
-    parser.add_argument("--systems", type=_names, metavar="A,B", help="these systems (else all)")
+    parser.add_argument("--jobs", type=names, metavar="A,B", help="these jobs (see --list; else all but the long)")
+    parser.add_argument("--systems", type=names, metavar="A,B", help="these systems (else all)")
     parser.add_argument("--size", type=_size, default=1 << 30, metavar="1GiB", help="of the large files")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="the median of so many runs is reported")
     parser.add_argument(
@@ -161,22 +163,22 @@ def _arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     if not asked.out and not asked.jobs and not asked.systems:
         asked.out = _RESULTS / f"{datetime.date.today().isoformat()}.md"
-    asked.jobs = _chosen(
-        parser, asked.jobs, {job.name: job for job in JOBS if asked.jobs or asked.long or not job.long}
-    )
-    asked.systems = _chosen(parser, asked.systems, {system.name: system for system in SYSTEMS})
+    asked.jobs = chosen(parser, asked.jobs, {job.name: job for job in JOBS if asked.jobs or asked.long or not job.long})
+    asked.systems = chosen(parser, asked.systems, {system.name: system for system in SYSTEMS})
     return asked
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """Those of a list on the command line."""
     return [name for name in text.split(",") if name]
 
 
-def _chosen(parser: argparse.ArgumentParser, names: list[str] | None, known: dict[str, object]) -> list[object]:
-    for name in names or ():
+def chosen(parser: argparse.ArgumentParser, wanted: list[str] | None, known: dict[str, Any]) -> list[Any]:
+    """What is known by the wanted names; all of it where none are given."""
+    for name in wanted or ():
         if name not in known:
             parser.error(f"{name!r} is none of {', '.join(known)}")
-    return [thing for name, thing in known.items() if names is None or name in names]
+    return [thing for name, thing in known.items() if wanted is None or name in wanted]
 
 
 def _size(text: str) -> int:

@@ -98,23 +98,23 @@ def fio_mb_per_s(*options: str) -> float:
     return float(sum(job["bw_bytes"] for job in fio("--name=read", *options))) / 1e6
 
 
-def drop_page_cache() -> bool:
-    """Empties the kernel's page cache; whether that is allowed here."""
+def drop_page_cache(touched_bytes: int = _TOUCHED_BYTES) -> bool:
+    """Empties the kernel's page cache; whether that is allowed here. As much of what was freed is then used once."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
     except OSError:
         return False
-    _touch_memory()
+    _touch_memory(touched_bytes)
     return True
 
 
-def _touch_memory() -> None:
+def _touch_memory(size_bytes: int) -> None:
     """Uses the memory that was freed once, in a process that ends.
 
     A virtual machine gives freed memory back to its host, and the first to use it again pays: up to 2.5 s a GiB were
     measured, ten times what a mount costs. Whoever ran after a dropped page cache would be measured with that.
     """
-    code = f"import ctypes, mmap\nm = mmap.mmap(-1, {_TOUCHED_BYTES}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
-    code += f"ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(m)), 1, {_TOUCHED_BYTES})"
+    code = f"import ctypes, mmap\nm = mmap.mmap(-1, {size_bytes}, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+    code += f"ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(m)), 1, {size_bytes})"
     run([sys.executable, "-c", code])

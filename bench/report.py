@@ -8,38 +8,50 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench import server
-from bench.bars import BARS, OURS, Figures
+from bench.bars import BARS, OURS, Bar, Figures
 from bench.chart import draw
 from bench.stand import MB, Figure, Job
 from bench.systems import System
 
-__all__ = ["Figures", "details", "facts", "markdown", "number", "write"]
+__all__ = ["Figures", "details", "facts", "machine", "markdown", "number", "write"]
 
 
-def write(out: Path, figures: Figures, jobs: Sequence[Job], systems: Sequence[System], about: dict[str, str]) -> None:
+def write(
+    out: Path,
+    figures: Figures,
+    jobs: Sequence[Job],
+    systems: Sequence[System],
+    about: dict[str, str],
+    bars: Sequence[Bar] = BARS,
+) -> None:
     """The Markdown file, and the chart beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(markdown(figures, jobs, systems, about, out.with_suffix(".png").name))
+    out.write_text(markdown(figures, jobs, systems, about, bars, out.with_suffix(".png").name))
     draw(out.with_suffix(".png"), figures, jobs, systems)
 
 
 def markdown(
-    figures: Figures, jobs: Sequence[Job], systems: Sequence[System], about: dict[str, str], chart: str = ""
+    figures: Figures,
+    jobs: Sequence[Job],
+    systems: Sequence[System],
+    about: dict[str, str],
+    bars: Sequence[Bar] = BARS,
+    chart: str = "",
 ) -> str:
     """The report as one text."""
     parts = ["# Benchmark", "", *(f"* {name}: {value}" for name, value in about.items()), ""]
     if chart:
         parts += [f"![Every figure, a panel a row]({chart})", ""]
     if any(system.name == OURS for system in systems):
-        parts += ["## Bars", "", *_table(["bar", "", "reached", "", "made of"], _bars(figures)), ""]
+        parts += ["## Bars", "", *_table(["bar", "", "reached", "", "made of"], _bars(figures, bars)), ""]
     header = ["", *(system.name for system in systems)]
     parts += ["## Figures", "", *_table(header, _rows(figures, jobs, systems)), ""]
     parts += ["The speed, time or size; requests; bytes of objects fetched. See doc/BENCHMARKS.md.", ""]
     return "\n".join(parts)
 
 
-def _bars(figures: Figures) -> Iterator[list[str]]:
-    for bar in BARS:
+def _bars(figures: Figures, bars: Sequence[Bar]) -> Iterator[list[str]]:
+    for bar in bars:
         reached, verdict, basis = bar.judged(figures)
         yield [bar.name, f"{bar.sense} {bar.limit:g}", reached, verdict, basis]
 
@@ -80,15 +92,22 @@ def _table(header: list[str], rows: Iterable[list[str]]) -> list[str]:
 
 def facts(systems: Sequence[System], data: Path, size_bytes: int, runs: int, load: float) -> dict[str, str]:
     """What the figures depend on: versions, the machine and what was asked for. No names of machines or folders."""
-    versions = {system.version() for system in systems} - {""}
-    tools = [f"nginx {server.version()}", _first_line("fio", "--version"), f"Python {platform.python_version()}"]
     return {
-        "systems": "; ".join(f"{system.name}: {system.about}" for system in systems),
-        "versions": ", ".join([*sorted(versions), f"commit {_commit()}", *tools, f"Linux {platform.release()}"]),
-        "machine": f"{os.cpu_count()} cores ({_processor()}), {_memory_gib():.0f} GiB of memory, {_disk(data)}",
-        "other work": f"a load average of {load:.1f} at the beginning; the cores must be free for figures to count",
+        **machine(systems, data, load, _first_line("fio", "--version")),
         "runs": f"large files of {size_bytes >> 20} MiB; median of {runs} runs where a job has no number of its own",
         "server": "on the same machine; 20 ms to the first byte and 60 MB/s a connection where a row says nothing else",
+    }
+
+
+def machine(systems: Sequence[System], data: Path, load: float, *tools: str) -> dict[str, str]:
+    """The part of the facts that every benchmark has: systems, versions (those of `tools` too) and the machine."""
+    versions = sorted({system.version() for system in systems} - {""})
+    others = [f"nginx {server.version()}", *tools, f"Python {platform.python_version()}", f"Linux {platform.release()}"]
+    return {
+        "systems": "; ".join(f"{system.name}: {system.about}" for system in systems),
+        "versions": ", ".join([*versions, f"commit {_commit()}", *others]),
+        "machine": f"{os.cpu_count()} cores ({_processor()}), {_memory_gib():.0f} GiB of memory, {_disk(data)}",
+        "other work": f"a load average of {load:.1f} at the beginning; the cores must be free for figures to count",
     }
 
 

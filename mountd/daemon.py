@@ -21,12 +21,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import vfs.video
 from mountd import mounts
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
 from vfs.cache import ChunkCache
+from vfs.disk import Disk
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
 from vfs.options import as_dict
@@ -46,6 +46,7 @@ _PREPARATION_S = 600.0
 _PATIENCE_AT_MOUNT_S = 10.0
 _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
+_OBJECTS = "objects"
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
 # What frames need is imported when nothing was read for so long: beside a reader it would hold the interpreter, for
@@ -114,14 +115,16 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     if age is None:
         age = dataset.listing_age_s if source.remote else _LOCAL_LISTING_AGE_S
     walked.max_age_s = min(walked.max_age_s, age)
+    cache = _open_cache(config, source.remote)
     mounted = MountedDataset(
         dataset,
         walked,
-        _open_cache(config, source.remote),
+        cache,
         cache_dir / "catalog.sqlite" if source.remote else None,
         space=json.dumps([source.url, dataset_module.__name__, as_dict(options)], sort_keys=True, default=str),
         listing_age_s=age,
         show_frames=config.mount.frames,
+        disk=cache.disk if cache else _open_disk_for_frames(config),
     )
     try:
         started = time.time()
@@ -147,47 +150,71 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
             mountpoint,
             name=config.name,
             allow_other=config.mount.allow_other,
-            ready=lambda: _settle(ready, operations.counters if config.mount.frames else None),
+            ready=lambda: _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm),
             timeout_s=config.mount.timeout,
         )
     finally:
         mounted.close()
 
 
-def _settle(ready: Callable[[], None], asked: "OpsCounters | None") -> None:
+def _settle(ready: Callable[[], None], asked: "OpsCounters | None", warm: Callable[[], None]) -> None:
     """Says that the mount is there, then does what could wait until it was; `asked` where frames are shown."""
     ready()
     settle()
     if asked is not None:
-        threading.Thread(target=_import_video, args=(asked,), name="import-video", daemon=True).start()
+        threading.Thread(target=_warm_up, args=(asked, warm), name="warm-up", daemon=True).start()
 
 
-def _import_video(asked: "OpsCounters") -> None:
+def _warm_up(asked: "OpsCounters", warm: Callable[[], None]) -> None:
     before = -1
     while asked.reads != before:
         before = asked.reads
         time.sleep(_QUIET_S)
-    vfs.video.load()
+    try:
+        warm()
+    except EgofsError as failure:  # unmounted meanwhile, or nothing can be started now: a frame will say it
+        log.info("decoders are not started yet: %s", failure)
 
 
 def _open_cache(config: Config, remote: bool) -> ChunkCache | None:
     """A cache on disk, or in memory alone (a remote source is always read ahead), or none for a local source."""
     if config.cache.cache == "off" or not (remote or config.cache.cache == "on"):
         return ChunkCache(None, 0) if remote else None
-    folder = config.cache.cache_dir / "objects"
+    folder = config.cache.cache_dir / _OBJECTS
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        disk = os.statvfs(folder)
         cache = ChunkCache(folder, config.cache.cache_size)
     except OSError as failure:
         raise OptionError(
             f"cache_dir {folder}: {failure.strerror or failure}: choose another with -o cache_dir=…"
         ) from failure
-    room = int((disk.f_bavail * disk.f_frsize + cache.used_bytes()) * _SHARE_OF_FREE_SPACE)
-    if room < config.cache.cache_size:
-        log.info("the cache is held to %d MiB, four fifths of what is free in %s", room >> 20, folder)
-        cache.resize(room)
+    if cache.disk is not None:
+        _leave_room(cache.disk, folder)
     return cache
+
+
+def _open_disk_for_frames(config: Config) -> Disk | None:
+    """Where pictures of local videos are kept. A mount of them works without: a folder that cannot be is no error."""
+    if config.cache.cache == "off" or not config.mount.frames:
+        return None
+    folder = config.cache.cache_dir / _OBJECTS
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        disk = Disk(folder, config.cache.cache_size)
+    except OSError as failure:
+        log.warning("no frames will be kept: cache_dir %s: %s", folder, failure.strerror or failure)
+        return None
+    _leave_room(disk, folder)
+    return disk
+
+
+def _leave_room(disk: Disk, folder: Path) -> None:
+    """Holds the cache to a share of what is free."""
+    free = os.statvfs(folder)
+    room = int((free.f_bavail * free.f_frsize + disk.used_bytes()) * _SHARE_OF_FREE_SPACE)
+    if room < disk.limit_bytes:
+        log.info("the cache is held to %d MiB, four fifths of what is free in %s", room >> 20, folder)
+        disk.limit_bytes = room
 
 
 def _status(
@@ -210,7 +237,9 @@ def _status(
         "known_bytes": mounted.catalog.known_bytes(),
         "asked": vars(operations.counters),
         "fetched": vars(source.counters),
-        "frames_encoded": mounted.shelf.frames_encoded,
+        "frames_made": mounted.shelf.frames_made,
+        "frames_from_disk": mounted.shelf.frames_from_disk,
+        "decoders": {"pids": mounted.shelf.processes(), "restarts": mounted.shelf.restarts},
         "inodes": len(operations.tree),
     }
     if mounted.cache is not None:

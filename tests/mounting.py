@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,15 @@ def wait_for_end(pid: int, seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def wait_until(question: Callable[[], Any], seconds: float = 20) -> Any:
+    """What the question gives as soon as that is true; fails where it never is."""
+    deadline = time.monotonic() + seconds
+    while not (answer := question()):
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.02)
+    return answer
 
 
 def files_below(root: Path, skip: tuple[str, ...] = ("frames",)) -> dict[str, Path]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vfs.errors import NotFound
-from vfs.frames import FrameRule, Variant, parse_variant
+from vfs.frames import FrameRule, Variant
 
 ASSEMBLY = FrameRule(fps=Fraction(30), first=1, name="{view}_{number:010d}.jpg")
 PLAIN = FrameRule(fps=None, first=1, name="{number:06d}.jpg")
@@ -106,31 +106,12 @@ def test_only_the_exact_file_name_means_a_frame(rule: FrameRule, view: str, name
     assert rule.number(view, name) == number
 
 
-@pytest.mark.parametrize(
-    ("name", "variant"),
-    [
-        ("frames", Variant()),
-        ("frames@fps=0", Variant(every_frame=True)),
-        ("frames@fps=native", Variant(every_frame=True)),
-        ("frames@fps=60", Variant(fps=Fraction(60))),
-        ("frames@fps=29.97", Variant(fps=Fraction(2997, 100))),
-    ],
-)
-def test_variants_are_read_from_the_name(name: str, variant: Variant) -> None:
-    assert parse_variant(name) == variant
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["frames@", "frames@fps=", "frames@fps=-1", "frames@fps=1/0", "frames@60", "frames@fps=٣", "frames@fps=24/5"],
-)
-def test_a_misspelt_variant_is_not_there_and_the_log_says_what_is(name: str, caplog) -> None:
-    with pytest.raises(NotFound):
-        parse_variant(name)
-    if name != "frames@":
-        assert "write frames@fps=N" in caplog.text
-
-
 def test_every_frame_of_a_variant_keeps_first_and_name() -> None:
-    rule = Variant(every_frame=True).apply(ASSEMBLY)
+    rule = ASSEMBLY.varied(Variant(every_frame=True))
     assert (rule.fps, rule.first, rule.name) == (None, 1, ASSEMBLY.name)
+
+
+def test_another_format_changes_the_suffix_and_nothing_else() -> None:
+    rule = ASSEMBLY.varied(Variant(format="png"))
+    assert (rule.fps, rule.first, rule.file_name("e4", 7)) == (30, 1, "e4_0000000007.png")
+    assert rule.number("e4", "e4_0000000007.png") == 7

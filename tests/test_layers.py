@@ -23,6 +23,7 @@ LAYERS = (
     {"vfs.tree", "vfs.mounted"},
     {"vfs.datasets"},
     {"vfs.frames"},
+    {"vfs.shelf", "vfs.variant"},
     {"vfs.catalog"},
     {"vfs.objectfile"},
     {"vfs.cache"},
@@ -38,6 +39,7 @@ LAYERS = (
         "vfs.valuefile",
         "vfs.fetchers",
         "vfs.units",
+        "vfs.frameahead",
         "vfs.answers",
         "vfs.bucketlist",
         "vfs.bulk",
@@ -48,7 +50,7 @@ LAYERS = (
 # Video stands beside the rows: codecs over a reader that it is given, whoever gives it.
 VIDEO = "vfs.video"
 VIDEO_IMPORTS = {"vfs.errors", "vfs.extent"}
-VIDEO_IMPORTED_BY = {"mountd", "vfs.datasets", "vfs.frames"}
+VIDEO_IMPORTED_BY = {"mountd", "vfs.datasets", "vfs.mounted", "vfs.frames", "vfs.shelf", "vfs.variant"}
 
 # Modules of vfs.sources that are not stores, so that they may be imported where they are needed.
 NOT_STORES = {"vfs.sources.retry", "vfs.sources.ahead"}

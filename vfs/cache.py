@@ -126,6 +126,11 @@ class ChunkCache:
         self._disk = Disk(folder, limit_bytes, self._evicted) if folder is not None else None
 
     @property
+    def disk(self) -> Disk | None:
+        """What is kept on disk, for others who keep something there."""
+        return self._disk
+
+    @property
     def limit_bytes(self) -> int:
         """How much may be kept on disk."""
         return self._disk.limit_bytes if self._disk else 0
@@ -528,15 +533,18 @@ class CachedObject:
         self.info = info
         self.owner = hashlib.blake2b(os.fsencode(f"{source.url}\0{info.identity}"), digest_size=16).digest()
         self.observed: set[tuple[int, int]] = set()
-        """Ranges that `ready` did not have: readahead has heard of them, and `read` follows."""
+        """Ranges that readahead need not hear of: `ready` told it and did not have them, or they are isolated."""
         self._cache = cache
 
     def ready(self, start: int, length: int) -> Buffer | None:
         """The range, within the object, if it is at hand; never blocks. The buffer is valid until the next call."""
         return self._cache.ready(self, start, length)
 
-    def read(self, start: int, length: int) -> Buffer:
-        """The range, within the object; blocks. Raises what `Source.read` raises."""
+    def read(self, start: int, length: int, *, isolated: bool = False) -> Buffer:
+        """The range, within the object; blocks. Readahead hears nothing of an isolated one. Raises what `Source.read`
+        raises."""
+        if isolated:
+            self.observed.add((start, length))
         return self._cache.read(self, start, length)
 
     def cached_bytes(self) -> int:

@@ -89,7 +89,7 @@ INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
 class Disk:
     """A folder of values; see the module's docstring."""
 
-    def __init__(self, folder: Path, limit_bytes: int, on_eviction: Callable[[Key], None]) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, on_eviction: Callable[[Key], None] = lambda key: None) -> None:
         """`on_eviction` hears of values that are gone: an open one keeps its space. Raises OSError for the folder."""
         self.limit_bytes = limit_bytes
         self._on_eviction = on_eviction
@@ -142,11 +142,24 @@ class Disk:
 
         return self._found(key, length, loaded)
 
-    def _found(self, key: Key, length: int, get: Callable[[str], T | None]) -> T | memoryview | None:
+    def load_filled(self, key: Key) -> memoryview | None:
+        """`load` of a value that was kept `filled`: its bytes, and zeros after them. Raises Damaged."""
+
+        def loaded(path: str) -> memoryview | None:
+            size_bytes = os.stat(path).st_size
+            length = valuefile.filled_length(size_bytes)
+            data = self._load(path, size_bytes) if length > 0 else None
+            if data is not None and not valuefile.is_whole(data, length, key):
+                raise Damaged
+            return data[:length] if data is not None else None
+
+        return self._found(key, None, loaded)
+
+    def _found(self, key: Key, length: int | None, get: Callable[[str], T | None]) -> T | memoryview | None:
         """What waits to be written, else what `get` makes of the value's file: None where that has another size."""
         waiting = self._queue.get(key)
         if waiting is not None:
-            return waiting[:length]
+            return waiting[: length or valuefile.filled_length(len(waiting))]
         if time.monotonic() < self._rest_until:
             return None
         path = self._path(key)
@@ -197,8 +210,10 @@ class Disk:
 
     # -- keeping
 
-    def keep(self, key: Key, data: Buffer) -> memoryview | None:
+    def keep(self, key: Key, data: Buffer, *, filled: bool = False) -> memoryview | None:
         """Has the value written soon. None where too much waits already or the disk is resting: it is not kept.
+
+        `filled` is for `load_filled`: zeros are put behind it.
 
         Else gives the same bytes where they wait to be written: who uses those from now on lets the others go, while
         they are in the processor's cache and their memory can be used again at once.
@@ -209,7 +224,14 @@ class Disk:
         if self._queued_bytes + whole > _QUEUE_BYTES or whole > self.limit_bytes:
             self.not_kept += 1
             return None
-        image = self._image(key, memoryview(data), whole)
+        image = self._memory(whole)
+        length = valuefile.filled_length(whole) if filled else len(data)
+        valuefile.write_image(image, key, memoryview(data), length)
+        self._enqueue(key, image.toreadonly())
+        return image[: len(data)].toreadonly()
+
+    def _enqueue(self, key: Key, image: memoryview) -> None:
+        whole = len(image)
         with self._lock:
             is_first = self._queued_bytes == self._taken_bytes
             if key not in self._queue:
@@ -225,13 +247,6 @@ class Disk:
                 self._writers[-1].start()
             if is_first or self._queued_bytes - self._taken_bytes >= _WORTH_BYTES:
                 self._wake.notify()
-        return image[: len(data)]
-
-    def _image(self, key: Key, data: memoryview, whole: int) -> memoryview:
-        """A value's file: data, checksums, and zeros up to a whole page."""
-        image = self._memory(whole)
-        valuefile.write_image(image, key, data)
-        return image.toreadonly()
 
     def is_behind(self) -> bool:
         """Whether so much waits to be written that more should not be fetched unasked."""

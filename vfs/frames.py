@@ -1,49 +1,45 @@
-"""The virtual `frames` directories: a directory a video, a picture a frame, decoded when it is opened.
+"""The virtual `frames` directories: a directory a video, a picture a frame, and clips; decoded when they are read.
 
-Hides indices and decoders, which frame of a video a file name means, and what a picture weighs before anyone decoded
-it. Called by the mounted tree, which says what videos stand in a folder; knows nothing of folders, datasets or FUSE.
+Hides which frame of a video a file name means and what a file weighs before anyone decoded it. Called by the mounted
+tree, which says what videos stand in a folder; knows nothing of folders, datasets or FUSE, nor who decodes (shelf.py).
 
-    frames/<view>/<frame file>           at the dataset's own rate, first index and file name
-    frames@fps=60/<view>/<frame file>    the same at another rate (0 or `native`: every frame); looked up, not listed
+    frames/<view>/<frame file>                    at the dataset's own rate, first index and file name
+    frames/<view>/<start>-<stop>[-<step>].npy     the files from start up to but without stop, as one array; looked up,
+                                                  not listed
+    frames@short=224,fps=8/<view>/…               the same with what variant.py reads; looked up, not listed
 
-Any thread may call. Lock order: `VideoShelf._lock` is the only lock here; nothing is fetched or decoded under it.
+Any thread may call. Nothing is decoded before a file is read, so that opening one whose pages the kernel has is free.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil
-from typing import TYPE_CHECKING
-
-from cachetools import LRUCache
+from typing import TYPE_CHECKING, Protocol
 
 import vfs.video
 from vfs.errors import NoSuchAttribute, NotFound
-from vfs.flight import Flights
+from vfs.extent import Buffer, clip
 from vfs.node import Attributes, Child, Directory, File, Kind, Node, tag_of
 from vfs.objectfile import ObjectFile
+from vfs.shelf import Series, VideoShelf
+from vfs.variant import NAME, Variant, parse_variant
+from vfs.video.form import Form, clip_header, clip_size_bytes
 
 if TYPE_CHECKING:
-    from vfs.video import Decoder, VideoIndex
+    from vfs.video import VideoIndex
 
-log = logging.getLogger(__name__)
+__all__ = ["NAME", "FrameRule", "FramesDirectory", "Variant", "Video", "VideoShelf", "Views", "parse_variant"]
 
-NAME = "frames"
-_VARIANT = re.compile(r"frames@(.+)")
-# Indices that are kept: some ten hours of video at 60 frames a second, with 32 bytes a frame.
-_KEPT_INDICES_BYTES = 64 << 20
-_INDEX_BYTES_A_FRAME = 32
-# Decoders that are kept, by what they are reckoned to hold: the pictures they keep, and those of a codec's own (up to
-# 16, as a rule 12). That is 9 videos of 1080p or 30 of 448p at once, in as many streams; more begin each frame anew.
-_KEPT_DECODERS_BYTES = 512 << 20
-_PICTURES_A_DECODER_BYTES = 16 << 20
-_PICTURES_A_CODEC = 12
+_CLIP = re.compile(r"([0-9]{1,9})-([0-9]{1,9})(?:-([1-9][0-9]{0,8}))?\.npy", re.ASCII)
+_PREFIX = "user.egofs."
+# Pictures of a clip that its reader may be in the middle of.
+_CLIP_PICTURES_HELD = 2
+_FRAME_FACTS = ("frame", "pts", "time_s", "keyframe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +53,11 @@ class FrameRule:
     fps: Fraction | None
     first: int
     name: str
+
+    def varied(self, variant: Variant) -> FrameRule:
+        """This rule with what a directory's name changes."""
+        rule = replace(self, name=variant.file_name(self.name))
+        return replace(rule, fps=variant.fps) if variant.fps or variant.every_frame else rule
 
     def file_name(self, view: str, number: int) -> str:
         """The frame's file name."""
@@ -99,20 +100,9 @@ def _slack(index: VideoIndex) -> Fraction:
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
-    """What the name of a frames directory asks for. Without anything it is the dataset's own convention."""
-
-    fps: Fraction | None = None
-    every_frame: bool = False
-
-    def apply(self, rule: FrameRule) -> FrameRule:
-        """The dataset's rule with what the variant changes."""
-        return replace(rule, fps=self.fps) if self.fps or self.every_frame else rule
-
-
-@dataclass(frozen=True, slots=True)
 class Video:
-    """A video as its frames need it: `identity` names one version of it; `view` is the name it is shown under."""
+    """A video as its frames need it: `identity` names one version of it among all of all sources; `view` is the name it
+    is shown under."""
 
     view: str
     identity: str
@@ -122,96 +112,38 @@ class Video:
     valid_s: float
 
 
-class VideoShelf:
-    """The indices and decoders of videos that were used lately."""
+class Views(Protocol):
+    """The videos of a folder."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._indices: LRUCache[str, VideoIndex] = LRUCache(_KEPT_INDICES_BYTES, _index_bytes)
-        self._decoders: LRUCache[str, Decoder] = LRUCache(_KEPT_DECODERS_BYTES, _decoder_bytes)
-        self._flights: Flights[str, VideoIndex] = Flights()
-        self.frames_encoded = 0
+    def names(self) -> Iterator[str]:
+        """Their names, without opening any."""
+        ...
 
-    def index(self, video: Video) -> VideoIndex:
-        """The video's frame table, read once. Raises UndecodableVideo and what reading the video raises."""
-        with self._lock:
-            index = self._indices.get(video.identity)
-        if index is not None:
-            return index
-        flight, mine = self._flights.join(video.identity)
-        if not mine:
-            return self._flights.wait(flight, video.view)
-        try:
-            index = vfs.video.read_index(video.file, video.view)
-        except BaseException as failure:
-            self._flights.crash(video.identity, failure)
-            raise
-        with self._lock:
-            self._indices[video.identity] = index
-        self._flights.land(video.identity, index)
-        return index
+    def video(self, view: str) -> Video:
+        """The video of that name. Raises NotFound, also for a link to nowhere."""
+        ...
 
-    def jpeg(self, video: Video, frame: int) -> bytes:
-        """A frame as JPEG of the constant length. Raises UndecodableVideo and what reading the video raises."""
-        picture = self._decoder(video).frame(frame)
-        encoded = vfs.video.encode_jpeg(picture)
-        with self._lock:
-            self.frames_encoded += 1
-        return encoded
-
-    def close(self) -> None:
-        """Releases all decoders."""
-        with self._lock:
-            decoders = list(self._decoders.values())
-            self._decoders.clear()
-        for decoder in decoders:
-            decoder.close()
-
-    def _decoder(self, video: Video) -> Decoder:
-        index = self.index(video)
-        with self._lock:
-            decoder = self._decoders.get(video.identity)
-            if decoder is None:
-                # A decoder that falls off may be in use; it is collected when its last user lets go of it.
-                decoder = vfs.video.Decoder(video.file, index, video.view, kept_bytes=_PICTURES_A_DECODER_BYTES)
-                self._decoders[video.identity] = decoder
-            return decoder
-
-
-def _index_bytes(index: VideoIndex) -> int:
-    return min(_KEPT_INDICES_BYTES, index.frame_count * _INDEX_BYTES_A_FRAME)
-
-
-def _decoder_bytes(decoder: Decoder) -> int:
-    codec = decoder.index.width * decoder.index.height * 3 // 2 * _PICTURES_A_CODEC
-    return min(_KEPT_DECODERS_BYTES, codec + _PICTURES_A_DECODER_BYTES)
+    def known(self) -> Hashable | None:
+        """Equal for as long as `video` would give the same; None where it would have to ask the store."""
+        ...
 
 
 class FramesDirectory(Directory):
-    """`frames`, or `frames@…`: a directory for each video of a folder, by the name that `views` gives it."""
+    """`frames`, or `frames@…`: a directory for each video of a folder."""
 
-    def __init__(
-        self,
-        shelf: VideoShelf,
-        views: Callable[[], Iterator[str]],
-        find: Callable[[str], Video],
-        attributes: Attributes,
-        variant: Variant,
-    ) -> None:
-        """`find` raises NotFound for a view that is not there."""
+    def __init__(self, shelf: VideoShelf, views: Views, attributes: Attributes, variant: Variant) -> None:
         self.attributes = attributes
         self._shelf = shelf
         self._views = views
-        self._find = find
         self._variant = variant
 
     def lookup(self, name: str) -> Node:
-        """The directory of a view."""
+        """The directory of a view. Raises NotFound for a view that is not there."""
         return self._view(name)
 
     def children(self) -> Iterator[Child]:
         """All views but those that are links to nowhere; no video is opened for it."""
-        for view in self._views():
+        for view in self._views.names():
             try:
                 node = self._view(view)
             except NotFound:
@@ -223,106 +155,305 @@ class FramesDirectory(Directory):
         return self.attributes.valid_s
 
     def _view(self, name: str) -> ViewDirectory:
-        return ViewDirectory(self._shelf, lambda: self._video(name))
-
-    def _video(self, name: str) -> Video:
-        video = self._find(name)
-        return replace(video, rule=self._variant.apply(video.rule))
+        return ViewDirectory(self._shelf, self._views, name, self._variant)
 
 
 class ViewDirectory(Directory):
     """The frames of one video. Its index is read when a frame is looked up or listed, not before.
 
-    The video is found anew each time: the kernel keeps a directory for as long as a listing is believed, and a video
-    may be replaced meanwhile.
+    The kernel keeps a directory for as long as a listing is believed, and a video may be replaced meanwhile: so what
+    was found is only used for as long as the folder's listing stands.
     """
 
-    def __init__(self, shelf: VideoShelf, find: Callable[[], Video]) -> None:
-        """Raises what `find` raises."""
-        video = find()
+    def __init__(self, shelf: VideoShelf, views: Views, view: str, variant: Variant) -> None:
+        """Raises NotFound where there is no such video."""
+        known = views.known()
+        video = views.video(view)
         self.attributes = Attributes(0, video.mtime_ns, video.valid_s)
         self._shelf = shelf
-        self._find = find
+        self._views = views
+        self._view = view
+        self._variant = variant
+        self._found: tuple[Hashable, Video] = known, video
+        self._decoded: _Indexed | None = None
 
     def lookup(self, name: str) -> Node:
-        """The frame of that file name. Raises NotFound outside the video, UndecodableVideo where it has no index."""
-        video = self._find()
-        number = video.rule.number(video.view, name)
-        if number is None:
-            raise NotFound(f"{name}: no frame of {video.view} has such a name")
-        index = self._shelf.index(video)
-        return FrameFile(self._shelf, video, index, video.rule.source_frame(index, number))
+        """The frame or clip of that name. Raises NotFound outside the video, UndecodableVideo where it has no index."""
+        return self._indexed().lookup(name)
 
     def children(self) -> Iterator[Child]:
         """All frames in order; nothing is decoded."""
-        video = self._find()
-        index = self._shelf.index(video)
-        tag, size = tag_of(Kind.FILE, video.identity), vfs.video.jpeg_size_bytes(index.width, index.height)
-        for number in range(video.rule.first, video.rule.first + video.rule.count(index)):
-            yield os.fsencode(video.rule.file_name(video.view, number)), Kind.FILE, tag, size, video.mtime_ns
+        yield from self._indexed().children()
 
     def names_valid_s(self) -> float:
         """The index says which frames there are."""
-        return self._find().valid_s
+        return self._video().valid_s
+
+    def at_hand(self) -> Directory | None:
+        """The frames, if the video and its index are known."""
+        known, video = self._found
+        if self._decoded is None or known is None or self._views.known() != known:
+            return None
+        return self._decoded if self._decoded.identity == video.identity else None
+
+    def _video(self) -> Video:
+        known = self._views.known()
+        if known is None or known != self._found[0]:
+            self._found = known, self._views.video(self._view)
+        return self._found[1]
+
+    def _indexed(self) -> _Indexed:
+        video = self._video()
+        if self._decoded is None or self._decoded.identity != video.identity:
+            footage = vfs.video.Footage(video.identity, video.view, video.file)
+            index = self._shelf.index(footage)
+            self._decoded = _Indexed(self._shelf, video, index, self._variant)
+        return self._decoded
 
 
-class FrameFile(File):
-    """A picture: its size is known from the video's width and height, its bytes when it is opened."""
+class _Indexed(Directory):
+    """The frames of a video whose index is there: answers without waiting for anything."""
 
-    def __init__(self, shelf: VideoShelf, video: Video, index: VideoIndex, frame: int) -> None:
-        size = vfs.video.jpeg_size_bytes(index.width, index.height)
-        self.attributes = Attributes(size, video.mtime_ns, video.valid_s)
-        self.version = video.identity
+    def __init__(self, shelf: VideoShelf, video: Video, index: VideoIndex, variant: Variant) -> None:
+        """Raises NotFound where the variant asks for pictures that are too large."""
+        self.attributes = Attributes(0, video.mtime_ns, video.valid_s)
+        self.identity = video.identity
         self._shelf = shelf
         self._video = video
         self._index = index
+        self._rule = video.rule.varied(variant)
+        self._footage = vfs.video.Footage(video.identity, video.view, video.file, index)
+        self._form = variant.form_of(index.width, index.height, index.monochrome, index.depth)
+        self._array = replace(variant, format="npy").form_of(index.width, index.height, index.monochrome, index.depth)
+        self._numbers = range(self._rule.first, self._rule.first + self._rule.count(index))
+
+    def lookup(self, name: str) -> Node:
+        """The frame or clip of that name. Raises NotFound."""
+        video = self._video
+        number = self._rule.number(video.view, name)
+        if number is not None:
+            frame = self._rule.source_frame(self._index, number)
+            return FrameFile(self._shelf, self._series(self._form), video, self._index, number, frame)
+        match = _CLIP.fullmatch(name)
+        if match is None:
+            raise NotFound(f"{name}: no frame of {video.view} has such a name")
+        numbers = range(int(match[1]), int(match[2]), int(match[3] or 1))
+        if not len(numbers) or numbers[0] not in self._numbers or int(match[2]) - 1 not in self._numbers:
+            first, last = self._numbers[0], self._numbers[-1]
+            raise NotFound(f"{name}: a clip of {video.view} lies within {first}-{last + 1}")
+        return ClipFile(self._shelf, self._series(self._array), video, numbers)
+
+    def children(self) -> Iterator[Child]:
+        """All frames in order."""
+        tag, size, mtime_ns = tag_of(Kind.FILE, self.identity), self._form.size_bytes, self._video.mtime_ns
+        for number in self._numbers:
+            yield os.fsencode(self._rule.file_name(self._video.view, number)), Kind.FILE, tag, size, mtime_ns
+
+    def names_valid_s(self) -> float:
+        """As long as the folder's listing."""
+        return self._video.valid_s
+
+    def at_hand(self) -> Directory:
+        """All of it is."""
+        return self
+
+    def _series(self, form: Form) -> Series:
+        pictures = self._shelf.pictures(self._footage, form)
+        rule, index = self._rule, self._index
+        return self._shelf.series(
+            pictures, rule, self._numbers.start, len(self._numbers), lambda number: rule.source_frame(index, number)
+        )
+
+
+class FrameFile(File):
+    """A picture: its size follows from its form, its bytes are made when they are read."""
+
+    opens_at_once = True
+
+    def __init__(
+        self, shelf: VideoShelf, series: Series, video: Video, index: VideoIndex, number: int, frame: int
+    ) -> None:
+        self.attributes = Attributes(series.pictures.form.size_bytes, video.mtime_ns, video.valid_s)
+        self.version = video.identity
+        self._shelf = shelf
+        self._series = series
+        self._index = index
+        self._number = number
         self._frame = frame
 
-    def open(self) -> _Picture:
-        """Decodes and encodes the frame. Raises UndecodableVideo and what reading the video raises."""
-        return _Picture(self._shelf.jpeg(self._video, self._frame))
+    def open(self) -> _PictureReader:
+        """The picture, of which nothing is made yet."""
+        return _PictureReader(self._shelf, self._series, self._number, self._frame)
 
     def xattr_names(self) -> list[str]:
-        """Of a frame: where in the video it stands."""
-        return ["user.egofs.frame", "user.egofs.time_s"]
+        """Where in the video it stands."""
+        return [_PREFIX + fact for fact in _FRAME_FACTS]
 
     def xattr(self, name: str) -> bytes:
-        """`frame` counts from 0 in display order; `time_s` from the first frame."""
-        if name == "user.egofs.frame":
-            return str(self._frame).encode()
-        if name == "user.egofs.time_s":
-            return f"{float(int(self._index.pts[self._frame]) * self._index.time_base):.6f}".encode()
-        raise NoSuchAttribute(name)
+        """`frame` counts from 0 in display order, `pts` in the video's ticks and `time_s` from the first frame."""
+        pts, packet = int(self._index.pts[self._frame]), int(self._index.shown[self._frame])
+        facts = {
+            "frame": lambda: str(self._frame),
+            "pts": lambda: str(pts),
+            "time_s": lambda: f"{float(pts * self._index.time_base):.6f}",
+            "keyframe": lambda: str(int(self._index.keyframe_before(packet) == packet)),
+        }
+        fact = facts.get(name.removeprefix(_PREFIX))
+        if fact is None:
+            raise NoSuchAttribute(name)
+        return fact().encode()
 
 
-class _Picture:
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
+class _PictureReader:
+    """An open picture."""
 
-    def ready(self, start: int, length: int) -> memoryview:
-        return self._data[start : start + length]
+    def __init__(self, shelf: VideoShelf, series: Series, number: int, frame: int) -> None:
+        self._shelf = shelf
+        self._series = series
+        self._number = number
+        self._frame = frame
+        self._file: memoryview | None = None
+        self._wanted: list[int] | None = None
 
-    read = ready
+    def ready(self, start: int, length: int) -> Buffer | None:
+        if self._file is None:
+            self._observe()
+            self._file = self._shelf.at_hand(self._series.pictures, self._frame)
+            if self._file is None:
+                return None
+        return self._file[start : start + length]
+
+    def read(self, start: int, length: int) -> Buffer:
+        """Decodes the picture. Raises UndecodableVideo and what reading the video raises."""
+        if self._file is None:
+            self._file = self._shelf.file(self._series.pictures, self._frame, self._observe())
+        return self._file[start : start + length]
 
     def close(self) -> None:
-        self._data = memoryview(b"")
+        if self._file is not None:
+            self._shelf.spend(self._series.pictures, self._frame)
+            self._file = None
+
+    def _observe(self) -> list[int]:
+        if self._wanted is None:
+            self._wanted = self._series.observe(self._number)
+        return self._wanted
 
 
-def parse_variant(name: str) -> Variant:
-    """What a directory name asks for.
+class ClipFile(File):
+    """Pictures of a range as one array; each is decoded when its part of the file is read."""
 
-    Raises NotFound for a name that is none; a misspelt variant is said in the log with what there is.
-    """
-    if name == NAME:
-        return Variant()
-    match = _VARIANT.fullmatch(name)
-    if not match:
-        raise NotFound(name)
-    value = match[1].removeprefix("fps=")
-    if value != match[1]:
-        if value in ("0", "native"):
-            return Variant(every_frame=True)
-        if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value) and Fraction(value) > 0:
-            return Variant(fps=Fraction(value))
-    log.warning("%s is no variant of frames: write frames@fps=N, with N frames a second, 0 or native", name)
-    raise NotFound(name)
+    opens_at_once = True
+
+    def __init__(self, shelf: VideoShelf, series: Series, video: Video, numbers: range) -> None:
+        size = clip_size_bytes(series.pictures.form, len(numbers))
+        self.attributes = Attributes(size, video.mtime_ns, video.valid_s)
+        self.version = video.identity
+        self._shelf = shelf
+        self._series = series
+        self._numbers = numbers
+
+    def open(self) -> _ClipReader:
+        """The array, of which nothing is made yet."""
+        return _ClipReader(self._shelf, self._series, self._numbers, self.attributes.size_bytes)
+
+
+class _ClipReader:
+    """An open clip. The kernel reads a picture in several pieces, in any order: the last few are held."""
+
+    def __init__(self, shelf: VideoShelf, series: Series, numbers: range, size_bytes: int) -> None:
+        form = series.pictures.form
+        self._shelf = shelf
+        self._series = series
+        self._numbers = numbers
+        self._size_bytes = size_bytes
+        self._header = clip_header(form, len(numbers))
+        self._before = len(form.header)  # of a picture's own file, what is no sample
+        self._each = form.room_bytes
+        self._held: dict[int, memoryview] = {}
+        self._last = -1
+        self._run = 0
+        self._asked = 0
+
+    def ready(self, start: int, length: int) -> Buffer | None:
+        parts = self._parts(start, clip(start, length, self._size_bytes), self._picture_at_hand)
+        return None if parts is None else _joined(parts)
+
+    def read(self, start: int, length: int) -> Buffer:
+        """Decodes the pictures that the range touches. Raises UndecodableVideo and what reading the video raises."""
+        parts = self._parts(start, clip(start, length, self._size_bytes), self._picture)
+        assert parts is not None, "a picture is made or raises"
+        return _joined(parts)
+
+    def close(self) -> None:
+        self._let_go(len(self._numbers))
+
+    def _parts(self, start: int, length: int, picture: Callable[[int], memoryview | None]) -> list[memoryview] | None:
+        end, header = start + length, len(self._header)
+        parts = [memoryview(self._header)[start:end]] if start < header else []
+        at = max(start, header)
+        while at < end:
+            place, offset = divmod(at - header, self._each)
+            samples = picture(place)
+            if samples is None:
+                return None
+            part = samples[offset : min(self._each, offset + end - at)]
+            parts.append(part)
+            at += len(part)
+        return parts
+
+    def _picture_at_hand(self, place: int) -> memoryview | None:
+        held = self._held.get(place)
+        if held is None:
+            number = self._numbers[place]
+            file = self._shelf.at_hand(self._series.pictures, self._series.frame_of(number))
+            if file is None:
+                return None
+            self._begin(place)
+            held = self._hold(place, file)
+        return held
+
+    def _picture(self, place: int) -> memoryview:
+        held = self._held.get(place)
+        if held is None:
+            number = self._numbers[place]
+            wanted = self._begin(place)
+            file = self._shelf.file(self._series.pictures, self._series.frame_of(number), wanted)
+            held = self._hold(place, file)
+        return held
+
+    def _hold(self, place: int, file: memoryview) -> memoryview:
+        samples = self._held[place] = file[self._before :]
+        self._let_go(place - _CLIP_PICTURES_HELD)
+        return samples
+
+    def _begin(self, place: int) -> list[int]:
+        """A picture is touched for the first time: those that follow are made, more of them the longer it goes on, and
+        none that the clip does not have. Gives the frames that will be wanted. Never blocks."""
+        goes_on = 0 <= place - self._last <= _CLIP_PICTURES_HELD
+        self._run = self._run + 1 if goes_on else 0
+        self._last = place
+        most = self._shelf.most_ahead(self._series, self._each)
+        until = min(place + 1 + min(most, self._run + 1), len(self._numbers))
+        begin = max(self._asked, place + 1) if goes_on else place + 1
+        wanted = self._frames(place, place + 2 * most + 1)
+        if goes_on and begin < until and (until - begin > most // 2 or self._asked <= place + 1):
+            self._asked = until
+            frames = self._frames(begin, until)
+            self._shelf.later(lambda: self._shelf.make_ahead(self._series.pictures, frames, wanted))
+        return wanted
+
+    def _frames(self, begin: int, end: int) -> list[int]:
+        return list(dict.fromkeys(map(self._series.frame_of, self._numbers[begin:end])))
+
+    def _let_go(self, before: int) -> None:
+        """Pictures before this one were read."""
+        for place in [each for each in self._held if each < before]:
+            samples = self._held.pop(place, None)
+            if samples is not None:
+                frame = self._series.frame_of(self._numbers[place])
+                self._shelf.spend(self._series.pictures, frame)
+
+
+def _joined(parts: list[memoryview]) -> Buffer:
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -14,10 +14,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import vfs.video
 from vfs import frames
 from vfs.cache import CHUNK_BYTES, ChunkCache
 from vfs.catalog import Catalog, Entry, Folder
 from vfs.datasets import Dataset
+from vfs.disk import Disk
 from vfs.errors import NoSuchAttribute, NotFound, SourceError
 from vfs.node import Attributes, Child, Directory, File, Kind, Link, Node
 from vfs.objectfile import ObjectFile
@@ -43,13 +45,16 @@ class MountedDataset:
         space: str,
         listing_age_s: float,
         show_frames: bool = True,
+        disk: Disk | None = None,
     ) -> None:
-        """`space` tells this source, dataset and options from all others in the catalog's file."""
+        """`space` tells this source, dataset and options from all others in the catalog's file. `disk` keeps what is
+        made of videos; it is the cache's, or, where there is no cache, closed with the rest."""
         self.dataset = dataset
         self.source = source
         self.cache = cache
         self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s)
-        self.shelf = frames.VideoShelf()
+        self.shelf = frames.VideoShelf(disk)
+        self._disk = disk
         self.show_frames = show_frames
         self._siblings = Siblings(CHUNK_BYTES)
 
@@ -95,7 +100,8 @@ class MountedDataset:
         """An entry of `folder` as a video that is shown as `view`. Raises NotFound for a link to no file."""
         home, obj = self.object_of(folder, entry)
         rule = self.dataset.frame_rule(folder, view)
-        return frames.Video(view, obj.identity, self.object_file(home, obj), rule, obj.mtime_ns, valid_s)
+        identity = f"{self.source.url}\0{obj.identity}"
+        return frames.Video(view, identity, self.object_file(home, obj), rule, obj.mtime_ns, valid_s)
 
     def close(self) -> None:
         """Releases decoders, database and connections."""
@@ -103,6 +109,8 @@ class MountedDataset:
         self.catalog.close()
         if self.cache is not None:
             self.cache.close()
+        elif self._disk is not None:
+            self._disk.close()
         self.source.close()
 
 
@@ -158,13 +166,23 @@ class FolderNode(Directory):
             return LinkNode(entry.target, valid_s)
         return ObjectNode(self._mounted, self._path, entry, valid_s)
 
-    # -- frames
-
     def _frames(self, known: Folder, variant: frames.Variant) -> frames.FramesDirectory:
         attributes = Attributes(0, 0, self._mounted.catalog.valid_s(known))
-        return frames.FramesDirectory(self._mounted.shelf, self._views, self._video, attributes, variant)
+        return frames.FramesDirectory(self._mounted.shelf, _Views(self._mounted, self._path), attributes, variant)
 
-    def _views(self) -> Iterator[str]:
+
+class _Views:
+    """The videos of a folder, as its frames see them (frames.Views)."""
+
+    def __init__(self, mounted: MountedDataset, path: str) -> None:
+        self._mounted = mounted
+        self._path = path
+
+    def known(self) -> Folder | None:
+        """The listing, if it may still be believed."""
+        return self._mounted.catalog.known(self._path)
+
+    def names(self) -> Iterator[str]:
         """A video's view is its name without the suffix; where that stands for several, all keep their suffix."""
         catalog = self._mounted.catalog
         catalog.folder(self._path)
@@ -172,7 +190,7 @@ class FolderNode(Directory):
         stems = Counter(name.stem for name in names)
         return (name.stem if stems[name.stem] == 1 else name.name for name in names)
 
-    def _video(self, view: str) -> frames.Video:
+    def video(self, view: str) -> frames.Video:
         """The video behind a view, which may be a link to a file. Raises NotFound."""
         catalog = self._mounted.catalog
         known = catalog.folder(self._path)
@@ -241,5 +259,5 @@ class ObjectNode(File):
 
     def _video_fact(self, fact: str) -> str:
         video = self._mounted.video(self._folder, self._entry.name, self._entry, self.attributes.valid_s)
-        index = self._mounted.shelf.index(video)
+        index = self._mounted.shelf.index(vfs.video.Footage(video.identity, video.view, video.file))
         return str(index.frame_count if fact == "frames" else getattr(index, fact))

@@ -40,13 +40,20 @@ class ObjectFile:
 
         Raises Changed where the store holds another version by now, and what else `Source.read` raises.
         """
+        return self._read(start, length, isolated=False)
+
+    def fetch(self, start: int, length: int) -> Buffer:
+        """`read` of somebody who knows what comes next and fetches that too: nothing is fetched ahead for it."""
+        return self._read(start, length, isolated=True)
+
+    def _read(self, start: int, length: int, *, isolated: bool) -> Buffer:
         length = clip(start, length, self.size_bytes)
         if length == 0:
             return b""
         try:
             if self._cached is None:
                 return self._source.read(self._obj, start, length)
-            return self._cached.read(start, length)
+            return self._cached.read(start, length, isolated=isolated)
         except (Changed, NotFound) as failure:
             self._on_change()
             # To somebody who has the file open, an object that is gone has changed.

@@ -70,15 +70,16 @@ class Value:
             return False
 
 
-def write_image(image: memoryview, key: Key, data: memoryview) -> None:
-    """Fills memory of `file_bytes_of(len(data))` bytes with a value's file."""
+def write_image(image: memoryview, key: Key, data: memoryview, length: int) -> None:
+    """Fills memory of `file_bytes_of(length)` bytes with the file of a value: the data, and zeros up to `length`."""
     seed = _seed(key)
-    sums = b"".join(
-        _SUM.pack(xxhash.xxh3_64_intdigest(data[at : at + BLOCK_BYTES], seed))
-        for at in range(0, len(data), BLOCK_BYTES)
-    )
     image[: len(data)] = data
-    image[len(data) :] = sums.ljust(len(image) - len(data), b"\0")
+    image[len(data) : length] = bytes(length - len(data))
+    sums = b"".join(
+        _SUM.pack(xxhash.xxh3_64_intdigest(image[at : min(at + BLOCK_BYTES, length)], seed))
+        for at in range(0, length, BLOCK_BYTES)
+    )
+    image[length:] = sums.ljust(len(image) - length, b"\0")
 
 
 def _seed(key: Key) -> int:
@@ -99,6 +100,11 @@ def is_whole(data: memoryview, length: int, key: Key) -> bool:
 def file_bytes_of(length: int) -> int:
     """Size of a value's file: data, checksums, and zeros up to a whole page."""
     return -(-(length + _SUM.size * -(-length // BLOCK_BYTES)) // _PAGE) * _PAGE
+
+
+def filled_length(file_bytes: int) -> int:
+    """The longest value whose file has this size: so a value that may end with zeros needs no length kept beside it."""
+    return file_bytes - _SUM.size * -(-file_bytes // (BLOCK_BYTES + _SUM.size))
 
 
 def _whole(descriptor: int, start: int, length: int) -> bytes:

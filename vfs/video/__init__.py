@@ -1,8 +1,8 @@
 """Video as those who serve frames see it: the names below, each brought in when it is first asked for.
 
-What stands behind them imports PyAV, numpy and simplejpeg: 150 ms and 60 MB that a mount does not pay before it
-answers, and `egofs status` never. So a name is taken from here as `video.Decoder` and not imported by itself; whoever
-expects frames soon calls `load` from a thread with time to spare. Any thread may enter.
+What stands behind them imports numpy, which a mount does not pay before it answers, and `egofs status` never. So a name
+is taken from here as `video.Workers` and not imported by itself; whoever expects frames soon calls `load` from a thread
+with time to spare. Codecs are imported in processes of their own (worker.py). Any thread may enter.
 """
 
 import importlib
@@ -10,11 +10,10 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vfs.video.decode import Decoder
-    from vfs.video.encode import encode_jpeg, jpeg_size_bytes
-    from vfs.video.index import VideoIndex, read_index
+    from vfs.video.index import VideoIndex, dumps, loads
+    from vfs.video.workers import Encoded, Footage, Workers
 
-__all__ = ["VIDEO_SUFFIXES", "Decoder", "VideoIndex", "encode_jpeg", "jpeg_size_bytes", "load", "read_index"]
+__all__ = ["VIDEO_SUFFIXES", "Encoded", "Footage", "VideoIndex", "Workers", "dumps", "load", "loads"]
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".mov", ".m4v", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi"}
@@ -23,11 +22,12 @@ VIDEO_SUFFIXES = frozenset(
 """Lower-case suffixes of the files that are taken for videos; what they are in truth, their first bytes say."""
 
 _HOMES = {
-    "Decoder": "decode",
-    "encode_jpeg": "encode",
-    "jpeg_size_bytes": "encode",
-    "VideoIndex": "index",
-    "read_index": "index",
+    "Encoded": "workers",
+    "Footage": "workers",
+    "Workers": "workers",
+    "VideoIndex": "table",
+    "dumps": "stored",
+    "loads": "stored",
 }
 # One thread imports at a time: a second one would see extension modules that are half there.
 _loading = threading.Lock()

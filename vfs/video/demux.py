@@ -1,13 +1,13 @@
-"""Videos whose packets no table in front describes: fragmented MP4, Matroska and WebM, AVI, MPEG-TS and -PS.
+"""Videos that only libavformat's demuxers are asked about: AVI, MPEG-TS and -PS, and rare kinds of Matroska.
 
 Called by index.py (`scan`) and decode.py (`PacketStream`). libavformat's demuxers run over a ByteReader; the format
 comes from the file's first bytes and is one of a few, so that nothing that names other files (a playlist, a concat
 script) is ever opened.
 
 **Cost: `scan` reads the whole file once.** It compares each packet with the file's bytes, which it has just read,
-and so learns where the packet stands; where all are found in one piece (fragmented MP4, Matroska, AVI, but for rare
-features), decoding needs no demuxer afterwards and is the same as for MP4. MPEG-TS and -PS cut packets into pieces:
-their frames go through a demuxer again, started at the keyframe's position.
+and so learns where the packet stands; where all are found in one piece (AVI, but for rare features), decoding needs
+no demuxer afterwards and is the same as for MP4. MPEG-TS and -PS cut packets into pieces: their frames go through a
+demuxer again, started at the keyframe's position.
 
 A `_File` or `PacketStream` belongs to one thread at a time.
 """
@@ -15,7 +15,8 @@ A `_File` or `PacketStream` belongs to one thread at a time.
 import contextlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, cast
 
@@ -23,10 +24,13 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vfs.errors import EgofsError
-from vfs.video.table import MAX_FRAMES, MAX_PIXELS, ByteReader, VideoIndex, build
+from vfs.extent import Buffer
+from vfs.video.cues import CONTAINER, CuedPackets
+from vfs.video.table import MAX_FRAMES, MAX_PIXELS, ByteReader, Samples, VideoIndex, build
 
 _BLOCK_BYTES = 1 << 20
 """Unit of reading: demuxers ask for 32 KiB at a time, and jump back a little."""
@@ -36,6 +40,10 @@ _BLOCKS_KEPT = 12
 
 _HEADER_BYTES = 64
 """A packet's bytes begin at the position that the demuxer gives, or after a header this long at most (Matroska: 4)."""
+
+_MAX_BARREN_BYTES = 64 << 20
+"""Read without a packet of the video coming out: a scan of what is no video after its first bytes ends there. One
+packet is no larger, and between two of them stands little else."""
 
 _OPTIONS = {
     "max_pixels": str(MAX_PIXELS),
@@ -68,8 +76,8 @@ def container_of(head: bytes) -> str | None:
     return None
 
 
-def scan(reader: ByteReader, container: str, orientation: tuple[int, bool] | None) -> VideoIndex:
-    """The index from one pass over the whole file. `orientation` is what the file's header said, None if unknown.
+def scan(reader: ByteReader, container: str) -> VideoIndex:
+    """The index from one pass over the whole file.
 
     Raises ValueError or av.FFmpegError; an error of the reader passes through.
     """
@@ -92,14 +100,12 @@ def scan(reader: ByteReader, container: str, orientation: tuple[int, bool] | Non
             file.check()
         order = np.argsort(pts, kind="stable")
         shown = order[(flags & _HIDDEN)[order] == 0]
-        if orientation is None:
-            orientation = _first_rotation(source, stream), False
-            file.check()
+        rotation = _first_rotation(source, stream)
+        file.check()
         return build(
             codec=_DECODERS.get(context.name, context.name),
             coded_size=size,
-            rotation=orientation[0],
-            mirrored=orientation[1],
+            rotation=rotation,
             fps=_fraction(stream.average_rate) if stream.average_rate else None,
             time_base=_fraction(stream.time_base),
             shown=shown,
@@ -112,7 +118,17 @@ def scan(reader: ByteReader, container: str, orientation: tuple[int, bool] | Non
             extradata=context.extradata,
             container="" if located else container,
             stream=stream.index,
+            samples=_samples(context),
         )
+
+
+def _samples(context: VideoCodecContext) -> Samples:
+    """What libavformat found when it decoded the first pictures; plain 8 bits where it found nothing."""
+    samples = Samples(colorspace=int(context.colorspace), color_range=int(context.color_range))
+    if context.pix_fmt is None:
+        return samples
+    components = av.VideoFormat(context.pix_fmt).components
+    return replace(samples, depth=components[0].bits, monochrome=len(components) == 1)
 
 
 _KEY, _HIDDEN, _LOCATED = 1, 2, 4
@@ -121,6 +137,7 @@ _KEY, _HIDDEN, _LOCATED = 1, 2, 4
 def _rows(file: "_File", source: InputContainer, stream: VideoStream) -> Iterator[tuple[int, int, int, int, int]]:
     """(pts, offset, size, flags, duration) of each packet."""
     for count, packet in enumerate(_packets(source, stream)):
+        file.barren_bytes = 0
         if count >= MAX_FRAMES:
             raise ValueError(f"it has more than {MAX_FRAMES} frames")
         if packet.pts is None:
@@ -137,9 +154,10 @@ def _rows(file: "_File", source: InputContainer, stream: VideoStream) -> Iterato
 
 
 class PacketStream:
-    """Packets of a video by way of its demuxer, for containers that cut them into pieces."""
+    """Packets of a video by way of its demuxer, for containers that cut them into pieces, or of its Cues."""
 
     def __init__(self, reader: ByteReader, index: VideoIndex) -> None:
+        self._cued = CuedPackets(reader, index) if index.container == CONTAINER else None
         self._reader = reader
         self._index = index
         self._stack = contextlib.ExitStack()
@@ -148,10 +166,14 @@ class PacketStream:
         self._next = -1
 
     def read(self, first: int, last: int) -> list[bytes]:
-        """The packets `first` up to but without `last`. Raises ValueError or av.FFmpegError where the demuxer does not
-        give them; an error of the reader passes through."""
+        """The packets `first` up to but without `last`, or as many of them as come together. Raises ValueError or
+        av.FFmpegError where the demuxer does not give them; an error of the reader passes through."""
+        if self._cued is not None:
+            return self._cued.read(first, last)
         got = []
         for number in range(first, last):
+            if self._file is not None:
+                self._file.barren_bytes = 0
             try:
                 got.append(self._seek(number) if number != self._next else self._take(number))
             except av.FFmpegError:
@@ -163,6 +185,8 @@ class PacketStream:
 
     def close(self) -> None:
         """Ends the demuxer."""
+        if self._cued is not None:
+            self._cued.close()
         self._packets = iter(())
         self._stack.close()
         self._next = -1
@@ -262,9 +286,14 @@ class _File:
 
     def __init__(self, reader: ByteReader) -> None:
         self._reader = reader
+        # A reader that has it fetches ahead when it is told that reading goes on where it stopped.
+        self._read_on: Callable[[int, int], Buffer] = getattr(reader, "read_on", reader.read)
+        self._last_block = -1
         self._position = 0
         self._blocks: OrderedDict[int, memoryview] = OrderedDict()
-        self._failure: EgofsError | None = None
+        self._failure: Exception | None = None
+        self.barren_bytes = 0
+        """Read since this was last set to 0."""
 
     def check(self) -> None:
         """Raises what the reader raised: libavformat takes an error for the end of the file."""
@@ -309,8 +338,13 @@ class _File:
         if block is None:
             start = number * _BLOCK_BYTES
             try:
-                block = memoryview(self._reader.read(start, min(_BLOCK_BYTES, self._reader.size_bytes - start)))
-            except EgofsError as failure:
+                self.barren_bytes += _BLOCK_BYTES
+                if self.barren_bytes > _MAX_BARREN_BYTES:
+                    raise ValueError(f"in {_MAX_BARREN_BYTES >> 20} MiB of it stands no picture")
+                read = self._read_on if number == self._last_block + 1 and number else self._reader.read
+                self._last_block = number
+                block = memoryview(read(start, min(_BLOCK_BYTES, self._reader.size_bytes - start)))
+            except (EgofsError, ValueError) as failure:
                 self._failure = failure
                 raise
             self._blocks[number] = block

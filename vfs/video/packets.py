@@ -1,14 +1,17 @@
 """A video's packets as bytes, and what can be told of one without decoding it.
 
-Called by decode.py. Where packets are ranges of the file, as many as are wanted and adjoin come by one read; sound
+Called by run.py. Where packets are ranges of the file, as many as are wanted and adjoin come by one read; sound
 between them is read along and skipped. Containers that cut packets into pieces go through demux.py.
 A PacketReader belongs to one thread at a time; `Layout` is immutable.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from vfs.extent import Buffer
 from vfs.video.demux import PacketStream
 from vfs.video.table import ByteReader, VideoIndex
 
@@ -18,19 +21,32 @@ _MAX_READ_BYTES = 64 << 20
 _MAX_GAP_BYTES = 1 << 20
 """Between packets that are read together: a chunk of the cache beneath, which comes whole anyway."""
 
-_AHEAD_PACKETS, _AHEAD_BYTES = 16, 512 << 10
-"""What is read beyond the need when reading goes on, so that frames in order do not cost a read each."""
+_FIRST_AHEAD_BYTES, _AHEAD_BYTES, _AHEAD_PACKETS = 128 << 10, 1 << 20, 256
+"""What is read beyond the need when reading goes on where it stopped, so that frames in order do not cost a read each:
+at first, and, doubled with each read, at most. At 8 Mb/s the one is a tenth of a second, the other a second."""
+
+_STREAM_PACKETS = 16
+"""That a demuxer is asked for at once."""
 
 _HELD_BYTES = 2 << 20
 """Left in memory while a reader is idle, at most."""
 
+# What may stand in a packet beside its picture and be left out with it; parameter sets and ends of sequences may not.
+_H264_REMARKS = {6, 9, 12}  # messages, delimiter, filler (H.264, table 7-1)
+_HEVC_REMARKS = {35, 38, 39, 40}  # delimiter, filler, messages (H.265, table 7-1)
+
 
 @dataclass(frozen=True)
 class Layout:
-    """How the NAL units of a codec stand in a packet; `length_bytes` is 0 where that is not known."""
+    """How the NAL units of a codec stand in a packet; `length_bytes` is 0 where that is not known.
+
+    VP9 and AV1 have no picture that is certain to be of no use to others: VP9 takes motion vectors and probabilities
+    from the frame before, whether or not it is kept as a reference.
+    """
 
     codec: str
     length_bytes: int
+    temporal_layers: int = 1
 
     @staticmethod
     def of(index: VideoIndex) -> "Layout":
@@ -38,27 +54,37 @@ class Layout:
         data = index.extradata or b""
         if index.codec == "h264" and len(data) > 6 and data[0] == 1:
             return Layout("h264", (data[4] & 3) + 1)
-        # With temporal layers, a picture that its own layer does not refer to may still serve a higher one.
-        if index.codec == "hevc" and len(data) > 22 and data[0] == 1 and data[21] >> 3 & 7 == 1:
-            return Layout("hevc", (data[21] & 3) + 1)
+        if index.codec == "hevc" and len(data) > 22 and data[0] == 1 and data[21] >> 3 & 7:  # 0: not known
+            return Layout("hevc", (data[21] & 3) + 1, data[21] >> 3 & 7)
         return Layout(index.codec, 0)
 
     def is_disposable(self, packet: memoryview) -> bool:
         """Whether no other picture refers to this one; False where that cannot be told for certain."""
-        kinds = []
-        position = 0
-        while self.length_bytes and position + self.length_bytes < len(packet):
-            length = int.from_bytes(packet[position : position + self.length_bytes], "big")
-            position += self.length_bytes
-            kinds.append(packet[position])
-            position += length
-        if position != len(packet) or not kinds:
+        if not self.length_bytes:
             return False
-        if self.codec == "h264":
-            pictures = [kind for kind in kinds if kind & 31 in (1, 2, 3, 4, 5)]
-            return bool(pictures) and all(kind & 0xE0 == 0 for kind in pictures)  # nal_ref_idc and forbidden bit
-        types = [kind >> 1 for kind in kinds if kind >> 1 < 32]
-        return bool(types) and all(kind < 15 and kind % 2 == 0 for kind in types)  # H.265, table 7-1: *_N
+        is_spare = self._is_spare_h264 if self.codec == "h264" else self._is_spare_hevc
+        position, end, has_picture = 0, len(packet), False
+        while position + self.length_bytes + 1 < end:
+            begin = position + self.length_bytes
+            spare = is_spare(packet[begin], packet[begin + 1])
+            if spare is False:
+                return False
+            has_picture = has_picture or bool(spare)
+            position = begin + int.from_bytes(packet[position:begin], "big")
+        return has_picture and position == end
+
+    def _is_spare_h264(self, first: int, _: int) -> bool | None:
+        """Whether a NAL unit with this header may be left out; None where it is no picture either."""
+        if first & 31 in _H264_REMARKS:
+            return None
+        return first & 0xE0 == 0 and 1 <= first <= 5  # nal_ref_idc and the forbidden bit are 0
+
+    def _is_spare_hevc(self, first: int, second: int) -> bool | None:
+        kind = first >> 1
+        if kind in _HEVC_REMARKS:
+            return None
+        # Even types below 15 are *_N: nothing of their own temporal layer refers to them, but a higher one may.
+        return kind < 15 and first % 4 == 0 and second == self.temporal_layers  # and of the first of several views
 
     def is_absurd(self, packet: memoryview) -> bool:
         """Whether the decoder would take these bytes for what no encoder writes, and show a wrong picture for it.
@@ -72,64 +98,82 @@ class Layout:
         return bool(packet[0] & (0x04 if profile_3 else 0x08))
 
 
+class SequentialReader(ByteReader, Protocol):
+    """A ByteReader that can be told when reading goes on where it stopped. PacketReader takes one without it too."""
+
+    def read_on(self, start: int, length: int) -> Buffer:
+        """As `read`, of bytes right behind those read before; more of them will follow."""
+        ...
+
+
 class PacketReader:
-    """Reads packets in decoding order, some ahead."""
+    """Reads packets in decoding order, some ahead where reading goes on.
+
+    `held` are the packets `first` and following that are in memory; the reads themselves are `load`'s.
+    """
 
     def __init__(self, reader: ByteReader, index: VideoIndex) -> None:
-        self._reader = reader
+        self._read = reader.read
+        self._read_on: Callable[[int, int], Buffer] = getattr(reader, "read_on", reader.read)
         self._index = index
         self._stream = PacketStream(reader, index) if index.container else None
-        self._first = 0
-        self._held: list[memoryview] = []
-        self._held_bytes = 0
+        self._ahead_bytes = _FIRST_AHEAD_BYTES
+        self._buffer_bytes = 0
+        self.first = 0
+        self.held: list[memoryview] = []
         self.count = _available(index, reader.size_bytes)
         """Packets that the file has; fewer than the index says where the file is cut off."""
 
-    def get(self, packet: int, goal: int, *, going_on: bool) -> memoryview:
-        """The packet; those up to but without `goal` will be wanted next. Raises ValueError."""
-        if not 0 <= packet - self._first < len(self._held):
-            self._load(packet, min(max(goal, packet + 1), self.count), going_on)
-        return self._held[packet - self._first]
+    @property
+    def end(self) -> int:
+        """The packet behind those in memory."""
+        return self.first + len(self.held)
 
-    def rest(self) -> None:
-        """Gives back memory between uses."""
-        if self._held_bytes > _HELD_BYTES:
-            self._held, self._held_bytes = [], 0
+    def load(self, first: int, goal: int, likely: int) -> None:
+        """Puts packets in memory, from `first` on. Those up to but without `goal` are needed, those up to `likely`
+        are wanted where they cost little. Raises ValueError, av.FFmpegError and the reader's errors."""
+        goal = min(max(goal, first + 1), self.count)
+        going_on = first > 0 and first == self.end
+        if self._stream is not None:
+            got = self._stream.read(first, min(goal, first + _STREAM_PACKETS))
+            self.first, self.held = first, [memoryview(data) for data in got]
+            self._buffer_bytes = sum(map(len, got))
+            return
+        self._ahead_bytes = min(2 * self._ahead_bytes, _AHEAD_BYTES) if going_on else _FIRST_AHEAD_BYTES
+        last, end = self._adjoining(first, goal, self.count if going_on else min(likely, self.count))
+        offsets, sizes = self._index.packet_offset[first:last], self._index.packet_size[first:last]
+        start = int(offsets[0])
+        data = memoryview((self._read_on if going_on else self._read)(start, end - start))
+        spans = zip((offsets - start).tolist(), sizes.tolist(), strict=True)
+        self.first, self.held = first, [data[at : at + size] for at, size in spans]
+        self._buffer_bytes = len(data)
+
+    def rest(self, first: int) -> None:
+        """Gives back memory between uses: packets before `first` will not be asked for."""
+        used = first - self.first
+        if 0 < used <= len(self.held) and self._buffer_bytes > _HELD_BYTES:
+            # What is left of a large read would hold all of it.
+            self.first, self.held = first, [memoryview(bytes(data)) for data in self.held[used:]]
+            self._buffer_bytes = sum(map(len, self.held))
 
     def close(self) -> None:
         """Ends a demuxer, if there is one."""
-        self._held, self._held_bytes = [], 0
+        self.held = []
         if self._stream is not None:
             self._stream.close()
 
-    def _load(self, first: int, goal: int, going_on: bool) -> None:
-        self._held, self._held_bytes = [], 0
-        if self._stream is not None:
-            held = [memoryview(data) for data in self._stream.read(first, min(goal, first + _AHEAD_PACKETS))]
-            self._first, self._held, self._held_bytes = first, held, sum(map(len, held))
-            return
-        last, end = self._adjoining(first, goal, going_on)
-        start = int(self._index.packet_offset[first])
-        data = memoryview(self._reader.read(start, end - start))
-        spans = zip(self._index.packet_offset[first:last], self._index.packet_size[first:last], strict=True)
-        self._held = [data[int(at) - start : int(at) - start + int(size)] for at, size in spans]
-        self._first, self._held_bytes = first, len(data)
-
-    def _adjoining(self, first: int, goal: int, going_on: bool) -> tuple[int, int]:
+    def _adjoining(self, first: int, goal: int, likely: int) -> tuple[int, int]:
         """(packet, byte) where one read that begins with packet `first` ends."""
-        offsets, sizes = self._index.packet_offset, self._index.packet_size
-        start = int(offsets[first])
-        end = start + int(sizes[first])
-        last = first + 1
-        limit = min(self.count, goal + _AHEAD_PACKETS if going_on else goal)
-        while last < limit:
-            at, until = int(offsets[last]), int(offsets[last]) + int(sizes[last])
-            if not 0 <= at - end <= _MAX_GAP_BYTES or until - start > _MAX_READ_BYTES:
-                break
-            if last >= goal and until - start > _AHEAD_BYTES:
-                break
-            last, end = last + 1, until
-        return last, end
+        last = min(self.count, max(goal, min(likely, first + _AHEAD_PACKETS)))
+        starts = self._index.packet_offset[first:last]
+        ends = starts + self._index.packet_size[first:last]
+        gaps = starts[1:] - ends[:-1]
+        length = ends - starts[0]
+        fits = (gaps >= 0) & (gaps <= _MAX_GAP_BYTES) & (length[1:] <= _MAX_READ_BYTES)
+        fits[goal - first - 1 :] &= length[goal - first :] <= self._ahead_bytes
+        misfits = np.flatnonzero(~fits)
+        count = int(misfits[0]) + 1 if len(misfits) else len(starts)
+        return first + count, int(ends[count - 1])
 
 
 def _available(index: VideoIndex, size_bytes: int) -> int:

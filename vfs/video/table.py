@@ -1,8 +1,8 @@
 """What is known of a video before any of it is decoded: its pictures, where their packets stand, when they show.
 
-The parsers (mp4.py, demux.py) make a VideoIndex; decode.py and whoever names frames read it. It knows no container
-and no codec library. Immutable: any thread may use it. Callers import these names from vfs.extent import Buffer
-from vfs.video.index.
+The parsers (mp4.py, fragments.py, matroska.py, demux.py) make a VideoIndex; decode.py and whoever names frames read
+it. It knows no container and no codec library. Immutable: any thread may use it. Callers outside of this package
+import these names from vfs.video.index.
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +26,17 @@ MAX_SIDE = 16384
 MAX_FRAMES = 1 << 23
 """Of one video: 38 hours at 60 a second, 270 MB of index."""
 
+_EVEN = 0.9  # of the gaps between frames are one length: its inverse is the rate that was meant
+
 # H.264 and HEVC keep at most 16 pictures waiting (ITU-T H.264 A.3.1, H.265 A.4.1).
 _MAX_REORDER = 16
+
+
+UNSPECIFIED_MATRIX = 2
+"""ITU-T H.273, table 4: the container says nothing of how colour was turned into luma and chroma."""
+
+UNKNOWN_DEPTH = 0
+"""Stands for a depth that only the first packet tells, until index.py has looked; never in a finished index."""
 
 
 class ByteReader(Protocol):
@@ -38,6 +47,16 @@ class ByteReader(Protocol):
     def read(self, start: int, length: int) -> Buffer:
         """Exactly the bytes of the range that stand before the end of the file."""
         ...
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a picture's samples are, as far as the container says it. The fields are those of VideoIndex."""
+
+    depth: int = 8
+    monochrome: bool = False
+    colorspace: int = UNSPECIFIED_MATRIX
+    color_range: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +77,7 @@ class VideoIndex:
     mirrored: bool
     """Whether the turned picture is then mirrored, left for right."""
     fps: Fraction
-    """Nominal rate; the average where frames are not evenly spaced."""
+    """Nominal rate; the average where most frames are not evenly spaced."""
     time_base: Fraction
     """Seconds a tick."""
     pts: Int64s
@@ -80,6 +99,14 @@ class VideoIndex:
     """Demuxer that packets must be had through; "" where each packet is one range of the file."""
     stream: int = 0
     """The video's stream in that container."""
+    depth: int = 8
+    """Bits a sample, as coded."""
+    monochrome: bool = False
+    """Whether only luma is coded."""
+    colorspace: int = UNSPECIFIED_MATRIX
+    """The matrix between RGB and YUV by the container's tags: a number of ITU-T H.273, table 4 (AVColorSpace)."""
+    color_range: int = 0
+    """By the container's tags, an AVColorRange: 0 unspecified, 1 limited (16 to 235 of 255), 2 full."""
     reorder_depth: int = field(init=False)
     """Pictures that come before another in the file and after it on the screen, at most."""
 
@@ -123,6 +150,7 @@ def build(
     extradata: bytes | None,
     container: str = "",
     stream: int = 0,
+    samples: Samples = Samples(),
 ) -> VideoIndex:
     """An index from what a parser found: `shown` in display order, `shown_pts` on any origin, `keys` a flag a packet.
 
@@ -136,8 +164,7 @@ def build(
     pts = shown_pts - shown_pts[0]
     duration = int(pts[-1]) + max(1, last_duration)
     if fps is None:
-        spans = len(pts) - 1
-        fps = Fraction(spans, int(pts[-1])) / time_base if spans and pts[-1] else 1 / (duration * time_base)
+        fps = _rate(pts, duration) / time_base
     starts = np.flatnonzero(keys)
     if not len(starts) or starts[0]:  # no keyframe before the first pictures: the file's start must do
         starts = np.insert(starts, 0, 0)
@@ -159,7 +186,21 @@ def build(
         extradata=extradata,
         container=container,
         stream=stream,
+        depth=samples.depth,
+        monochrome=samples.monochrome,
+        colorspace=samples.colorspace,
+        color_range=samples.color_range,
     )
+
+
+def _rate(pts: Int64s, duration: int) -> Fraction:
+    """Frames a tick: by the usual gap between two, where a pause or a late first frame is the exception; else the
+    average."""
+    gaps = np.diff(pts)
+    usual = int(np.partition(gaps, len(gaps) // 2)[len(gaps) // 2]) if len(gaps) else 0
+    if usual and np.count_nonzero(gaps == usual) >= _EVEN * len(gaps):
+        return Fraction(1, usual)
+    return Fraction(len(gaps), int(pts[-1])) if len(gaps) and pts[-1] else Fraction(1, duration)
 
 
 def check_size(width: int, height: int) -> tuple[int, int]:
