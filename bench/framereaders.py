@@ -146,7 +146,7 @@ class _Samples:
     def from_npy(self, video: str, start: int, stop: int) -> Any:
         import numpy as np
 
-        return np.load(f"{self._where[video]}/{start}-{stop}.npy")
+        return np.load(f"{self._where[video]}/{start + 1}-{stop + 1}.npy")  # files count from 1
 
     def from_library(self, video: str, start: int, stop: int) -> Any:
         return self._open(self._how, video).clip(start, stop)

@@ -24,8 +24,11 @@ HELP = """\
 This directory is a mount of egofs: a remote dataset, read-only. Bytes are fetched when they are read.
 
 frames/VIDEO/…             pictures of each video, in every directory that has videos; decoded when opened
-frames@fps=N/VIDEO/…       the same at N frames a second (0 or native: every frame); not listed
-getfattr -d FILE           facts: source, version, cached bytes; of a video its frames, rate, codec and size
+frames@KEY=VALUE,…/VIDEO/  the same with fps=N (0 or native: every frame), format=jpg|png|ppm|npy, quality=1..100,
+                           short=PIXELS or width=, height=, crop=center; not listed
+frames/VIDEO/START-STOP.npy  the files from START up to but without STOP as one array; also START-STOP-STEP.npy
+getfattr -d FILE           facts: source, version, cached bytes; of a video its frames, rate, codec and size; of a
+                           frame its number in the video, pts, time, and whether it is a keyframe
 .egofs/status.json         what this mount has read and fetched
 .egofs/errors.log          the last warnings and errors
 egofs umount DIR           ends the mount

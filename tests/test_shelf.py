@@ -32,6 +32,7 @@ class StandIn:
         self.waiting: dict[int, Future[Encoded]] = {}
         self.at_once = True
         self.indices = 0
+        self.rested = threading.Event()
         self.index_of: VideoIndex | None = None
 
     def pictures(self, footage: Footage, form: Form, frames: Any, wanted: Any, *, urgent: bool) -> list[Any]:
@@ -59,6 +60,9 @@ class StandIn:
         answer: Future[Any] = Future()
         answer.set_result(self.index_of)
         return answer
+
+    def rest(self) -> None:
+        self.rested.set()
 
     def close(self) -> None:
         """Nothing to end."""
@@ -255,3 +259,14 @@ def test_a_closed_shelf_makes_nothing(workers: StandIn) -> None:
     shelf.close()
     with pytest.raises(UndecodableVideo, match="the mount is ending"):
         shelf.file(pictures(shelf), 7)
+
+
+def test_after_a_while_without_a_reader_memory_is_given_back(
+    shelf: VideoShelf, workers: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vfs.shelf._REST_S", 0.2)
+    of = pictures(shelf)
+    shelf.file(of, 7)
+    assert workers.rested.wait(10)
+    assert shelf.at_hand(of, 7) is None
+    assert frame_in(shelf.file(of, 7)) == 7

@@ -255,3 +255,22 @@ def test_memory_beyond_all_pictures_is_refused_to_a_process(
         ask(pool, of, [3])[0].result(30)
     assert number_in(ask(pool, of, [4])[0]) == 4
     assert pool.restarts == 0
+
+
+def test_memory_is_given_back_when_nothing_is_asked_for_and_frames_come_all_the_same(
+    pool: Workers, tmp_path: Path
+) -> None:
+    data = clips.make_clip(tmp_path / "large.mp4", size=(1280, 720), frames=40).read_bytes()
+    of, form = footage(data), Form("jpg", 1280, 720)
+    for answer in pool.pictures(of, form, range(40), range(40), urgent=True):
+        answer.result(60)
+    (pid,) = pool.processes()
+
+    def resident_bytes() -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident_bytes()
+    pool.rest()
+    wait_until(lambda: resident_bytes() < before - (30 << 20))
+    (again,) = pool.pictures(of, form, [7], [7], urgent=True)
+    assert stamp.read(simplejpeg.decode_jpeg(again.result(30).file)) == 7

@@ -55,6 +55,8 @@ _MOST_AHEAD = 32
 _MOST_SERIES = 256
 # Who has not read for so long no longer counts when that is shared.
 _IDLE_S = 2.0
+# After so long without a picture, memory is given back.
+_REST_S = 15.0
 _LENGTH = struct.Struct("<Q")  # before an index on disk
 _INDEX = 0  # the number under which an index is on disk; pictures have an owner of their own
 # Part of what names a picture on disk. To be changed when the same frame would get other bytes.
@@ -89,6 +91,7 @@ class VideoShelf:
         self._index_flights: Flights[str, VideoIndex] = Flights()
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._runner: threading.Thread | None = None
+        self._used_at_s = 0.0
         self._closed = False
 
     # -- indices
@@ -163,6 +166,7 @@ class VideoShelf:
         if isinstance(flight, memoryview):
             return flight
         if mine:
+            self.later(_nothing)  # somebody has to give memory back in the end
             self._fly(pictures, [frame], wanted, urgent=True)
         return _result(flight.landed, pictures.footage.name)
 
@@ -178,10 +182,22 @@ class VideoShelf:
         """How many pictures of this size may be made ahead for this reader, who is reading now."""
         now_s = time.monotonic()
         with self._lock:
+            self._used_at_s = now_s
             self._readers[reader] = now_s
             if len(self._readers) > 1:
                 self._readers = {who: at for who, at in self._readers.items() if now_s - at <= _IDLE_S}
             return min(_MOST_AHEAD, _AHEAD_BYTES // (len(self._readers) * size_bytes))
+
+    def _rest(self) -> bool:
+        """Gives memory back, if nothing was read for a while."""
+        with self._lock:
+            if time.monotonic() - self._used_at_s < _REST_S:
+                return False
+            self._files.clear()
+            workers = self._workers
+        if workers is not None:
+            workers.rest()
+        return True
 
     def later(self, errand: Callable[[], None]) -> None:
         """Has something done ahead, by a thread that may wait."""
@@ -328,13 +344,26 @@ class VideoShelf:
             return self._workers
 
     def _run_errands(self) -> None:
-        while (errand := self._errands.get()) is not None:
+        rested = False
+        while True:
+            try:
+                errand = self._errands.get(timeout=None if rested else _REST_S)
+            except queue.Empty:
+                rested = self._rest()
+                continue
+            if errand is None:
+                return
+            rested = False
             try:
                 errand()
             except EgofsError as failure:
                 log.info("making frames ahead: %s", failure)
             except Exception:  # or no frame would be made ahead any more
                 log.exception("a bug in making frames ahead")
+
+
+def _nothing() -> None:
+    """An errand that only says that something was read."""
 
 
 class _Flight:

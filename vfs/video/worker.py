@@ -10,11 +10,13 @@ and not the mount, one that hangs is killed with it, and what a hostile header a
     do drop      pictures that nobody waits for any more                       is  -
     do bytes     (the answer to read)                                          is  read: bytes of a video
     do forget    a video                                                       is  -
+    do rest      nothing was asked for a while: memory is given back           is  -
 
 One thread receives. Several work, each on one picture at a time, and wait for bytes; at most as many as there are
 cores are inside a codec at once (`_Slots`).
 """
 
+import ctypes
 import os
 import resource
 import signal
@@ -134,6 +136,11 @@ class _Video:
                 self._decoder = Decoder(self, self.index, self.name, kept_bytes=_KEPT_BYTES, slots=slots)
             return self._decoder
 
+    def rest(self) -> None:
+        """Lets go of the decoder and its pictures; who is in the middle of one goes on with it."""
+        with self._making:
+            self._decoder = None
+
 
 @dataclass(frozen=True, slots=True)
 class _Task:
@@ -177,6 +184,13 @@ class _Worker:
     def _do_forget(self, message: Message, body: memoryview) -> None:
         # Who works on it lets go of it in the end.
         self._videos.pop(message["video"], None)
+
+    def _do_rest(self, message: Message, body: memoryview) -> None:
+        for video in self._videos.values():
+            video.rest()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # glibc
+            trim(0)
 
     def _do_index(self, message: Message, body: memoryview) -> None:
         self._put([_Task(message["id"], self._videos[message["video"]])], urgent=True)

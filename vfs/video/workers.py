@@ -152,6 +152,11 @@ class Workers:
         """Nobody waits for these any more: those that were not begun are cancelled."""
         self._lane(footage.identity).drop(set(answers))
 
+    def rest(self) -> None:
+        """Nobody has asked for anything for a while: decoders and their pictures are given up."""
+        for lane in (*self._lanes, self._alone):
+            lane.rest()
+
     def processes(self) -> list[int]:
         """Ids of the processes that run."""
         return [lane.pid for lane in (*self._lanes, self._alone) if lane.pid]
@@ -290,6 +295,14 @@ class _Lane:
                 numbers = [number for number, request in self._pending.items() if request.answer in answers]
             if process is not None and numbers:
                 process.send({"do": "drop", "ids": numbers}, b"")
+
+    def rest(self) -> None:
+        """Has the process give back memory, unless it works."""
+        with self._telling:
+            with self._lock:
+                process = None if self._pending else self._process
+            if process is not None:
+                process.send({"do": "rest"}, b"")
 
     def close(self) -> None:
         """Ends the process."""
