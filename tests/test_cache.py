@@ -723,3 +723,17 @@ def test_what_is_evicted_while_its_file_is_open_is_read_on_or_fetched_again(open
         cache.settle()
         check(thing, 0, 100)
         cache.close()
+
+
+def test_isolated_reads_are_no_stream_even_where_they_adjoin(opened, source) -> None:
+    source.objects["long"] = noise(32 * MIB)
+    cache = opened()
+    thing = thing_of(cache, source, "long")
+    for start in range(0, 8 * BLOCK_BYTES, BLOCK_BYTES):
+        assert thing.read(start, BLOCK_BYTES, isolated=True) == NOISE[start : start + BLOCK_BYTES]
+    cache.settle()
+    assert sum(length for _, _, length in source.reads) == 8 * BLOCK_BYTES
+    for start in range(16 * MIB, 16 * MIB + 8 * BLOCK_BYTES, BLOCK_BYTES):
+        thing.read(start, BLOCK_BYTES)
+    cache.settle()
+    assert sum(length for _, _, length in source.reads) > 17 * BLOCK_BYTES

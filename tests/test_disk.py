@@ -825,3 +825,47 @@ def test_many_threads_find_load_and_keep_at_once(opened) -> None:
         thread.join()
     assert wrong == []
     assert disk.errors == 0
+
+
+# Values whose length nobody keeps
+
+
+@pytest.mark.parametrize("length", [1, 4087, 4088, 4089, 64 * KIB - 8, 64 * KIB, 64 * KIB + 1, 300 * KIB, 5_120_003])
+def test_a_filled_value_comes_back_with_zeros_behind_it(opened, length: int) -> None:
+    data = content(key(1), length)
+    for restart in (False, True):
+        disk = opened()
+        if not restart:
+            disk.keep(key(1), data, filled=True)
+            waiting = disk.load_filled(key(1))
+            assert waiting is not None
+            assert bytes(waiting[:length]) == data
+            disk.settle()
+        back = disk.load_filled(key(1))
+        assert back is not None
+        assert bytes(back[:length]) == data
+        assert not any(back[length:])
+        assert len(back) < length + 4096
+        disk.close()
+
+
+def test_a_filled_value_that_is_not_there_or_was_cut_is_not_found(opened, folder) -> None:
+    disk = opened()
+    assert disk.load_filled(key(1)) is None
+    disk.keep(key(1), content(key(1), 10 * KIB), filled=True)
+    disk.settle()
+    os.truncate(files(folder)[key(1)], 8 * KIB)
+    with pytest.raises(Damaged):
+        disk.load_filled(key(1))
+    empty(files(folder)[key(1)])
+    assert disk.load_filled(key(1)) is None
+
+
+@pytest.mark.parametrize("at", [0, 9 * KIB, 11 * KIB])
+def test_a_flipped_byte_of_a_filled_value_is_found(opened, folder, at: int) -> None:
+    disk = opened()
+    disk.keep(key(1), content(key(1), 10 * KIB), filled=True)
+    disk.settle()
+    flip(files(folder)[key(1)], at)
+    with pytest.raises(Damaged):
+        disk.load_filled(key(1))
