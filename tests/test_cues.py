@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "vp9-sound.mkv": {"codec": "libvpx-vp9", "audio": True},
     "vp9-front.mkv": {"codec": "libvpx-vp9", "container_options": FRONT, "audio": True},
     "vp9-ntsc.webm": {"codec": "libvpx-vp9", "rate": Fraction(30000, 1001)},
+    "vp9-late.mkv": {"codec": "libvpx-vp9", "ticks": range(50, 98), "time_base": Fraction(1, 30)},
     "vp9-keys-only.mkv": {"codec": "libvpx-vp9", "gop": 1},
     "vp9-keys-within-clusters.mkv": {"codec": "libvpx-vp9", "container_options": {"cluster_size_limit": "2600"}},
     "vp9-several-keys-a-cluster.mkv": {"codec": "libvpx-vp9", "gop": 4, "size": (96, 64)},
@@ -195,6 +196,20 @@ def test_of_a_large_file_the_head_the_cues_and_two_gops_are_read(large: bytes, m
     assert large[cues_at : cues_at + 4] == b"\x1c\x53\xbb\x6b"
 
 
+def test_cues_of_any_length_are_read(cued_clip: Callable[[str], bytes]) -> None:
+    data = cued_clip("vp9.webm")
+    old = data.rindex(b"\x1c\x53\xbb\x6b")
+    void = b"\xec\x23\x0d\x40" + bytes(200_000)
+    content = void + data[old + 5 :]
+    long = b"\x1c\x53\xbb\x6b\x08" + len(content).to_bytes(4, "big") + content
+    seek = data.index(b"\x53\xab\x84\x1c\x53\xbb\x6b\x53\xac")
+    length = data[seek + 9] & 0x7F
+    begin = data.index(b"\x18\x53\x80\x67") + 12
+    data = clips.patched(data, seek + 10, (len(data) - begin).to_bytes(length, "big")) + long
+    _, index, decoder = opened(data)
+    assert fates(decoder, range(48)) == set(range(48)) == set(range(index.frame_count))
+
+
 def test_a_gop_is_one_read_and_is_read_once(large: bytes) -> None:
     reader, index, decoder = opened(large)
     assert number_at(decoder, 57) == 57
@@ -231,7 +246,7 @@ def test_frames_in_order_read_every_byte_once_and_say_that_they_go_on(large: byt
 
 
 def test_where_every_picture_is_a_keyframe_many_come_by_one_read(cued_clip: Callable[[str], bytes]) -> None:
-    reader, index, decoder = opened(cued_clip("vp9-keys-only.mkv"))
+    reader, _, decoder = opened(cued_clip("vp9-keys-only.mkv"))
     assert fates(decoder, range(48)) == set(range(48))
     assert len(reader.reads) <= 4
     assert reader.bytes_read <= reader.size_bytes
@@ -285,6 +300,8 @@ def test_frames_of_a_gop_that_misses_one_are_refused_and_the_others_right(
         _, index, decoder = opened(data)
         assert index.frame_count == 48
         assert fates(decoder, order) == set(range(48)) - hurt
+    _, _, decoder = opened(data)
+    assert stamp.read(decoder.frame(11, wanted=range(12, 20)).gray()) == 11, "what is wrong behind it is not its own"
     with pytest.raises(UndecodableVideo, match="do not hold what they promise"):
         decoder.frame(13)
 
@@ -330,6 +347,21 @@ def test_vp8s_pictures_for_reference_only_are_never_counted_as_frames(
     else:
         assert (index.container, index.frame_count) == (cues.CONTAINER, 48)
         assert fates(Decoder(reader, index, "clip"), range(48)) == set(range(48)) - set(range(24, 36))
+
+
+def test_vp8s_pictures_for_reference_only_harm_no_other(
+    cued_clip: Callable[[str], bytes], pass_over: Callable[[bytes], VideoIndex]
+) -> None:
+    data, hidden = cued_clip("vp8.webm"), (5, 17, 30)
+    for packet in hidden:
+        at = flags_at(pass_over(data), packet) + 1
+        data = clips.patched(data, at, bytes([data[at] & ~0x10]))
+    reader = MemoryReader(data)
+    index = read_index(reader, "clip")
+    decoder = Decoder(reader, index, "clip")
+    shown = [number for number in range(48) if number not in hidden]
+    assert index.frame_count == len(shown)
+    assert [stamp.read(decoder.frame(number).gray()) for number in range(len(shown))] == shown
 
 
 def cue_time(milliseconds: int) -> bytes:
@@ -381,6 +413,60 @@ def test_garbled_cues_show_no_wrong_frame(cued_clip: Callable[[str], bytes], nam
         assert index.frame_count == 48
         fates(Decoder(reader, index, "clip"), (0, 13, 25, 47))
     assert "" in ways
+
+
+def point(time: int, place: int) -> bytes:
+    """A CuePoint of track 1."""
+    positions = b"\xf7\x81\x01\xf1\x84" + place.to_bytes(4, "big")
+    content = b"\xb3\x88" + time.to_bytes(8, "big") + b"\xb7" + bytes([0x80 | len(positions)]) + positions
+    return b"\xbb" + bytes([0x80 | len(content)]) + content
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 100), (40, 200), (40 * 9000, 300)],  # more frames than the file has bytes for
+        [(0, 100), (40, 200), (40 << 40, 300)],
+        [(0, 100), (40, 200), (1 << 63, 300)],
+        [(0, 100), (40, 300), (80, 200)],  # back
+        [(0, 100), (40, 200), (80, 70_000)],  # beyond the end
+        [(0, 200), (40, 200), (80, 300)],  # not from the first cluster on
+        [(0, 100), (80, 200), (40, 300)],
+        [(0, 100), (40, 200)],
+    ],
+)
+def test_cues_that_cannot_be_are_refused_before_more_is_read(points: list[tuple[int, int]]) -> None:
+    reader = MemoryReader(bytes(60_000))
+    clusters = cues.Clusters(reader, 1, "vp9", 100, 60_000, memoryview(b""))
+    content = memoryview(b"".join(point(*each) for each in points))
+    assert cues.lay_out(clusters, Fraction(40), 0, content) is None
+    assert not reader.reads
+    sound = memoryview(b"".join(point(*each) for each in [(0, 100), (40, 200), (80, 300)]))
+    assert cues.lay_out(clusters, Fraction(40), 0, sound) is None
+    assert reader.reads
+
+
+def test_garbled_stored_indexes_raise_nothing_but_undecodable(cued_clip: Callable[[str], bytes]) -> None:
+    reader, index, _ = opened(cued_clip("vp9-several-keys-a-cluster.mkv"))
+    stored = dumps(index)
+    draw = random.Random(1)
+    taken = 0
+    for _ in range(300):
+        garbled = bytearray(stored)
+        for _ in range(draw.choice((1, 4))):
+            garbled[draw.randrange(len(stored) // 2, len(stored))] = draw.choice((0, 1, 0x7F, 0x80, 0xFF))
+        try:
+            decoder = Decoder(reader, loads(bytes(garbled)), "clip")
+        except ValueError:
+            continue
+        for number in (0, 13, 25, 47):
+            try:
+                decoder.frame(number)
+                taken += 1
+            except UndecodableVideo:
+                pass
+    assert taken
+    assert max(length for _, length in reader.reads) <= reader.size_bytes
 
 
 @pytest.mark.parametrize("name", ["vp9.webm", "av1-sound.mkv", "vp9-front.mkv", "vp8.webm"])

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vfs.errors import NotFound
 from vfs.frames import FrameRule, Variant
 
 ASSEMBLY = FrameRule(fps=Fraction(30), first=1, name="{view}_{number:010d}.jpg")
@@ -16,9 +15,8 @@ def index(times: list[int], time_base: Fraction, fps: Fraction, last: int) -> An
     """As much of a VideoIndex as numbering needs; `last` is how long the last frame stays, in ticks."""
     pts = np.array(times, dtype=np.int64)
 
-    def frame_at(seconds: Fraction) -> int:
-        ticks = seconds / time_base
-        return max(0, int(np.searchsorted(pts, ticks.numerator // ticks.denominator, side="right")) - 1)
+    def frame_at_tick(tick: int) -> int:
+        return max(0, int(np.searchsorted(pts, tick, side="right")) - 1)
 
     return SimpleNamespace(
         pts=pts,
@@ -26,7 +24,7 @@ def index(times: list[int], time_base: Fraction, fps: Fraction, last: int) -> An
         fps=fps,
         frame_count=len(pts),
         duration_ticks=times[-1] + last,
-        frame_at=frame_at,
+        frame_at_tick=frame_at_tick,
     )
 
 
@@ -41,48 +39,49 @@ def milliseconds(frames: int, fps: int) -> Any:
     return index(times, Fraction(1, 1000), Fraction(fps), round(1000 / fps))
 
 
+def frames_of(rule: FrameRule, video: Any) -> list[int]:
+    """The video's frames behind all files, in order."""
+    numbers, frame_of = rule.numbering(video)
+    assert numbers == range(rule.first, rule.first + rule.count(video))
+    return list(map(frame_of, numbers))
+
+
 @pytest.mark.parametrize("frames", [1, 2, 179, 180, 181])
 @pytest.mark.parametrize("make", [lambda n: constant(n, 60, 15360), lambda n: milliseconds(n, 60)])
 def test_at_30_of_60_a_second_file_k_is_source_frame_2_k_minus_1(frames: int, make: Any) -> None:
     video = make(frames)
     files = ASSEMBLY.count(video)
     assert files == (frames + 1) // 2
-    assert [ASSEMBLY.source_frame(video, k) for k in range(1, files + 1)] == list(range(0, frames, 2))
+    assert frames_of(ASSEMBLY, video) == list(range(0, frames, 2))
 
 
 @pytest.mark.parametrize("make", [lambda n: constant(n, 30, 30), lambda n: milliseconds(n, 30)])
 def test_at_the_videos_own_rate_every_frame_comes_once(make: Any) -> None:
     video = make(100)
     assert ASSEMBLY.count(video) == 100
-    assert [ASSEMBLY.source_frame(video, k) for k in range(1, 101)] == list(range(100))
+    assert frames_of(ASSEMBLY, video) == list(range(100))
 
 
 def test_above_the_videos_rate_frames_repeat_as_they_stay_on_the_screen() -> None:
     video = constant(5, 15, 15)
-    assert [ASSEMBLY.source_frame(video, k) for k in range(1, ASSEMBLY.count(video) + 1)] == [
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-        3,
-        3,
-        4,
-        4,
-    ]
+    assert frames_of(ASSEMBLY, video) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
 def test_of_uneven_frames_the_one_on_the_screen_is_given() -> None:
     video = index([0, 100, 1000, 1100], Fraction(1, 1000), Fraction(4), 900)
     rule = FrameRule(fps=Fraction(2), first=0, name="{number}.jpg")
-    assert [rule.source_frame(video, n) for n in range(rule.count(video))] == [0, 1, 2, 3]
+    assert frames_of(rule, video) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("number", [0, -1, 91, 10**9])
-def test_a_number_outside_the_video_is_not_there(number: int) -> None:
-    with pytest.raises(NotFound, match="1 to 90"):
-        ASSEMBLY.source_frame(constant(180, 60, 60), number)
+@pytest.mark.parametrize("fps", [Fraction(1, 7), Fraction(2997, 100), Fraction(24), Fraction(30), Fraction(1999, 1000)])
+@pytest.mark.parametrize("make", [lambda n: constant(n, 60, 90000), lambda n: milliseconds(n, 50)])
+def test_whole_numbers_give_what_fractions_would(make: Any, fps: Fraction) -> None:
+    video = make(700)
+    slack = video.time_base / 2 if video.fps * video.time_base * 4 <= 1 else 0
+    rule = FrameRule(fps=fps, first=3, name="{number}.jpg")
+    times = [n / fps + slack for n in range(rule.count(video))]
+    expected = [max(n for n in range(700) if n == 0 or video.pts[n] * video.time_base <= time) for time in times[:50]]
+    assert frames_of(rule, video)[:50] == expected
 
 
 @pytest.mark.parametrize(

@@ -219,17 +219,17 @@ def test_an_index_is_asked_for_once_and_kept(
 
 
 def test_in_order_what_follows_is_made_ahead_by_another_thread(shelf: VideoShelf, workers: StandIn) -> None:
-    series = shelf.series(pictures(shelf), "rule", 1, 100, lambda number: 2 * (number - 1))
+    series = shelf.series(pictures(shelf), "rule", range(1, 101), lambda number: 2 * (number - 1))
     for number in range(10, 20):
         series.observe(number)
     wait_until(lambda: len(workers.asked) >= 8)
     assert {frame for frame, _ in workers.asked} <= {2 * (number - 1) for number in range(12, 40)}
     assert not any(urgent for _, urgent in workers.asked)
-    assert shelf.series(pictures(shelf), "rule", 1, 100, lambda number: 0) is series
+    assert shelf.series(pictures(shelf), "rule", range(1, 101), lambda number: 0) is series
 
 
 def test_pictures_are_made_ahead_in_equal_shares_of_those_who_read(shelf: VideoShelf) -> None:
-    first, second = (shelf.series(pictures(shelf, identity=name), "", 1, 9, int) for name in "ab")
+    first, second = (shelf.series(pictures(shelf, identity=name), "", range(1, 10), int) for name in "ab")
     assert shelf.most_ahead(first, 4 << 20) == 16
     assert shelf.most_ahead(second, 4 << 20) == 8
     assert shelf.most_ahead(first, 4 << 20) == 8

@@ -10,7 +10,6 @@ file of a directory at another rate than the video's still is the next one. What
 * anything else is isolated, and makes nothing ahead.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Places remembered: more readers of one video than a loader has workers.
@@ -28,9 +27,9 @@ class Next:
     """What a reader will want, ascending. `make`: to be made now. `coming`: those and further ones, which need not be
     made yet, but should not be skipped on the way. `given_up`: made ahead for somebody who went elsewhere."""
 
-    make: Sequence[int] = ()
-    coming: Sequence[int] = ()
-    given_up: Sequence[int] = ()
+    make: range = range(0)
+    coming: range = range(0)
+    given_up: range = range(0)
 
 
 @dataclass(slots=True)
@@ -64,12 +63,12 @@ class FrameAhead:
             return self._isolated(number)
         window = min(most, place.run // 2 + 1)
         ahead = (place.asked - place.last) // place.step if place.step else 0
-        make: Sequence[int] = ()
+        make = range(0)
         if window and ahead <= window // 2:
             make = self._numbers(place.asked + place.step, place.last + place.step * window, place.step)
             place.asked = place.last + place.step * window
         coming = self._numbers(number, place.last + place.step * 2 * max(window, _NEAR), place.step)
-        return Next(sorted(make), sorted(coming))
+        return Next(make, coming)
 
     def _continued(self, number: int) -> _Place | None:
         """The reader whose next picture this is, moved to the end."""
@@ -109,7 +108,7 @@ class FrameAhead:
 
     def _isolated(self, number: int) -> Next:
         self._places.append(_Place(number, asked=number))
-        given_up: Sequence[int] = ()
+        given_up = range(0)
         if len(self._places) > _MOST_PLACES:
             isolated = next((at for at, place in enumerate(self._places) if not place.step), 0)
             self._places.pop(isolated)
@@ -117,15 +116,19 @@ class FrameAhead:
             given_up = self._left_behind()
         return Next(coming=self._numbers(number, number + _NEAR, 1), given_up=given_up)
 
-    def _left_behind(self) -> Sequence[int]:
+    def _left_behind(self) -> range:
         """What was made ahead for the reader before this one, who as a rule is the same and has gone elsewhere."""
         if len(self._places) < 2 or not self._places[-2].step:
-            return ()
+            return range(0)
         place = self._places[-2]
         numbers = self._numbers(place.last + place.step, place.asked, place.step)
         place.asked = place.last
         return numbers
 
-    def _numbers(self, start: int, last: int, step: int) -> Sequence[int]:
-        """Those of start, start + step, … last that there are."""
-        return [n for n in range(start, last + (1 if step > 0 else -1), step) if self._first <= n < self._end]
+    def _numbers(self, start: int, last: int, step: int) -> range:
+        """Those of start, start + step, … last that there are, ascending. `start` lies within or beyond the end."""
+        if step < 0:
+            start, last = start + (last - start) // step * step, start
+        step = abs(step)
+        start = max(start, self._first + (start - self._first) % step)
+        return range(start, max(start, min(last + 1, self._end)), step)

@@ -141,15 +141,13 @@ class VideoShelf:
         """The video's frames in a form. Its index must be in `footage`."""
         return Pictures(footage, form, _owner(f"{_MAKING} {form.key}", footage.identity))
 
-    def series(
-        self, pictures: Pictures, rule: Hashable, first: int, count: int, frame_of: Callable[[int], int]
-    ) -> "Series":
+    def series(self, pictures: Pictures, rule: Hashable, numbers: range, frame_of: Callable[[int], int]) -> "Series":
         """The one series of these pictures under this rule."""
         key = (pictures.owner, rule)
         with self._lock:
             series = self._series.get(key)
             if series is None:
-                series = self._series[key] = Series(self, pictures, first, count, frame_of)
+                series = self._series[key] = Series(self, pictures, numbers, frame_of)
             return series
 
     def at_hand(self, pictures: Pictures, frame: int) -> memoryview | None:
@@ -157,8 +155,8 @@ class VideoShelf:
         with self._lock:
             return self._files.get((pictures.owner, frame))
 
-    def file(self, pictures: Pictures, frame: int, wanted: Sequence[int] = ()) -> memoryview:
-        """The frame's file, of its form's size; blocks. `wanted` are frames that will be asked for soon.
+    def file(self, pictures: Pictures, frame: int, wanted: Callable[[], Sequence[int]] = tuple) -> memoryview:
+        """The frame's file, of its form's size; blocks. `wanted` gives frames that will be asked for soon.
 
         Raises UndecodableVideo and what reading the video raises.
         """
@@ -167,7 +165,7 @@ class VideoShelf:
             return flight
         if mine:
             self.later(_nothing)  # somebody has to give memory back in the end
-            self._fly(pictures, [frame], wanted, urgent=True)
+            self._fly(pictures, [frame], wanted(), urgent=True)
         return _result(flight.landed, pictures.footage.name)
 
     def spend(self, pictures: Pictures, frame: int) -> None:
@@ -380,19 +378,17 @@ class _Flight:
 class Series:
     """The pictures of one directory of frames, by the numbers of its files, as readers go through them."""
 
-    def __init__(
-        self, shelf: VideoShelf, pictures: Pictures, first: int, count: int, frame_of: Callable[[int], int]
-    ) -> None:
-        """Numbers are `first` and the `count` - 1 after it; `frame_of` says which frame is behind one."""
+    def __init__(self, shelf: VideoShelf, pictures: Pictures, numbers: range, frame_of: Callable[[int], int]) -> None:
+        """`frame_of` says which frame is behind one of the numbers."""
         self.pictures = pictures
         self.frame_of = frame_of
         self._shelf = shelf
         self._lock = threading.Lock()
-        self._ahead = FrameAhead(first, count)
+        self._ahead = FrameAhead(numbers.start, len(numbers))
         self._due: list[Next] = []
 
-    def observe(self, number: int) -> list[int]:
-        """A picture is asked for: has the next ones made, and gives the frames that will be wanted. Never blocks."""
+    def observe(self, number: int) -> range:
+        """A picture is asked for: has the next ones made, and gives the numbers that will be wanted. Never blocks."""
         most = self._shelf.most_ahead(self, self.pictures.form.size_bytes)
         with self._lock:
             following = self._ahead.access(number, most)
@@ -400,7 +396,11 @@ class Series:
                 self._due.append(following)
         if following.make or following.given_up:
             self._shelf.later(self._go_ahead)
-        return [self.frame_of(each) for each in following.coming]
+        return following.coming
+
+    def frames(self, numbers: Iterable[int]) -> list[int]:
+        """The frames behind numbers, each once."""
+        return list(dict.fromkeys(map(self.frame_of, numbers)))
 
     def _go_ahead(self) -> None:
         """Does what was found to be wanted. May block, on a disk."""
@@ -408,9 +408,9 @@ class Series:
             due, self._due = self._due, []
         for following in due:
             if following.given_up:
-                self._shelf.drop(self.pictures, map(self.frame_of, following.given_up))
-            frames = dict.fromkeys(map(self.frame_of, following.make))
-            self._shelf.make_ahead(self.pictures, frames, [self.frame_of(each) for each in following.coming])
+                self._shelf.drop(self.pictures, self.frames(following.given_up))
+            if following.make:
+                self._shelf.make_ahead(self.pictures, self.frames(following.make), self.frames(following.coming))
 
 
 def _result(answer: "Future[Result]", name: str) -> Result:

@@ -75,9 +75,7 @@ class Clusters:
     """Bytes at `begin` that were read before."""
 
     def load(self, start: int, end: int) -> memoryview:
-        """The bytes there. Raises ValueError where they are too many; errors of the reader pass through."""
-        if end - start > _MAX_GOP_BYTES:
-            raise ValueError(_BROKEN)
+        """The bytes there. Errors of the reader pass through."""
         held = self.head[: end - start] if start == self.begin else memoryview(b"")
         start += len(held)
         rest = memoryview(self.reader.read(start, end - start)) if start < end else memoryview(b"")
@@ -106,7 +104,7 @@ class _Gop:
             for row in Blocks(window, clusters.track, clusters.codec, end, clusters.reader.size_bytes).walk(start):
                 if row.pts >= self.until:
                     return
-                if row.pts >= self.time and row.size:
+                if row.size and (found or row.pts >= self.time):
                     found += 1
                     yield row
                     if self.until == _FOREVER and found >= self.count:
@@ -128,7 +126,7 @@ class Laid:
     """Its first bytes."""
 
 
-def lay_out(clusters: Clusters, period: Fraction, segment: int, cues: "memoryview | int") -> Laid | None:
+def lay_out(clusters: Clusters, period: Fraction, segment: int, cues: memoryview | int) -> Laid | None:
     """The frames by the Cues, of which `cues` is the content or the place; None where they do not suffice. `period`
     is a frame's length in ticks, `segment` where positions count from. The reader's errors pass through."""
     if period < _LEAST_TICKS:
@@ -246,11 +244,11 @@ def _ends(places: Int64s, end: int) -> Int64s:
 
 def _walked(clusters: Clusters, gop: _Gop) -> tuple[Int64s, int, bytes]:
     """(times, duration of the last, first bytes of the first) of a GOP's packets; no times where it does not begin
-    with a keyframe, or has packets that are not shown."""
+    with a keyframe, or has packets that are not shown, or too many."""
     window = Window(clusters.reader, clusters.load(gop.start, gop.end), gop.start, _NEAR_BYTES)
     times, duration, packet = array("q"), 0, b""
     for row in gop.walk(clusters, window):
-        if row.hidden or not (times or row.key):
+        if row.hidden or not (times or row.key) or len(times) == gop.count:
             return np.zeros(0, dtype=np.int64), 0, b""
         if not times:
             size = min(row.size, PACKET_BYTES)
@@ -277,7 +275,7 @@ class CuedPackets:
         self._index = index
         self._keys = index.key_packets
         self._places = index.packet_offset[self._keys]
-        self._ends = _ends(self._places, reader.size_bytes)
+        self._ends = np.minimum(_ends(self._places, reader.size_bytes), self._places + _MAX_GOP_BYTES)
         self._read_end = -1
         self._held: OrderedDict[int, list[bytes]] = OrderedDict()  # by GOP, the one used last at the end
         self._held_bytes = 0
@@ -310,12 +308,9 @@ class CuedPackets:
         if going_on:
             near = int(np.searchsorted(self._ends, start + _AHEAD_BYTES, side="right")) - 1
             end = max(end, int(self._ends[near]))
-        if end - start > _MAX_GOP_BYTES:
-            raise ValueError(_BROKEN)
         data = memoryview((self._read_on if going_on else self._clusters.reader.read)(start, end - start))
         self._read_end = end
-        last = int(np.searchsorted(self._places, end))
-        for number in range(gop, last):
+        for number in range(gop, max(gop + 1, int(np.searchsorted(self._places, end)))):
             try:
                 packets = self._packets(number, data[int(self._places[number]) - start :])
             except (ValueError, IndexError, struct.error):

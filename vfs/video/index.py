@@ -2,9 +2,10 @@
 
 Called by whoever serves frames; the result is small and may be kept as long as the file's version stands, as bytes
 too (`dumps`, `loads`). MP4 and QuickTime cost two reads with moov in front (one if it is small), three at the end,
-about moov's bytes; fragmented ones a small read for each fragment; Matroska and WebM one pass over the headers of
-their blocks; the others are read once from front to back (demux.py). One more read of a few KiB tells the depth of
-samples where no header says it. Any thread may call `read_index`, which blocks on the reader.
+about moov's bytes; fragmented ones a small read for each fragment; Matroska and WebM their head, their Cues and two
+GOPs where those are enough, else one pass over the headers of their blocks; the others are read once from front to
+back (demux.py). One more read of a few KiB tells the depth of samples where no header says it. Any thread may call
+`read_index`, which blocks on the reader.
 """
 
 import struct

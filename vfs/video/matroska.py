@@ -74,6 +74,9 @@ class _Foreign(Exception):
 class _Head:
     """What stands before the pictures."""
 
+    begin: int
+    """Of the segment's content; positions in the file count from there."""
+    end: int
     scale: int = 1_000_000
     """Nanoseconds a tick (TimestampScale)."""
     track: _Track | None = None
@@ -90,34 +93,33 @@ def parse(reader: ByteReader, head: memoryview) -> VideoIndex | None:
     codecs, header stripping), so that only a demuxer gives them. `head` is the file's first bytes. Raises ValueError;
     errors of the reader pass through."""
     window = Window(reader, head, 0, _FIRST_BYTES)
-    begin, end = _segment(window, reader.size_bytes)
     try:
-        found = _before_clusters(window, begin, end)
+        found = _before_clusters(window, _Head(*_segment(window, reader.size_bytes)))
     except _Foreign:
         return None
     track = found.track
     if track is None or track.stripped:
         return None
     if reader.size_bytes > _SMALL_BYTES and track.codec in _IN_ORDER:
-        index = _by_cues(reader, window, found, track, begin, end)
+        index = _by_cues(reader, window, found, track)
         if index is not None:
             return index
     rows = array("q")  # not a list of tuples, which would take 300 bytes a packet
-    for row in Blocks(window, track.number, track.codec, end, reader.size_bytes).walk(found.clusters):
+    for row in Blocks(window, track.number, track.codec, found.end, reader.size_bytes).walk(found.clusters):
         rows.extend(row)
         if len(rows) > 6 * MAX_FRAMES:
             raise ValueError(f"it has more than {MAX_FRAMES} frames")
     return _built(track, found.scale, np.frombuffer(rows, dtype=np.int64).reshape(-1, 6).T)
 
 
-def _by_cues(reader: ByteReader, window: Window, head: _Head, track: _Track, begin: int, end: int) -> VideoIndex | None:
+def _by_cues(reader: ByteReader, window: Window, head: _Head, track: _Track) -> VideoIndex | None:
     """The index from Cues; None where they do not suffice."""
     rate = _nominal(track.frame_ns)
     if not rate or not (head.cues or head.cues_place):
         return None
-    clusters = cues.Clusters(reader, track.number, track.codec, head.clusters, end, window.at(head.clusters, 1))
+    clusters = cues.Clusters(reader, track.number, track.codec, head.clusters, head.end, window.at(head.clusters, 1))
     period = Fraction(10**9, head.scale) / rate
-    laid = cues.lay_out(clusters, period, begin, head.cues_place if head.cues is None else head.cues)
+    laid = cues.lay_out(clusters, period, head.begin, head.cues_place if head.cues is None else head.cues)
     if laid is None:
         return None
     count = len(laid.pts)
@@ -220,11 +222,11 @@ def _segment(window: Window, size_bytes: int) -> tuple[int, int]:
     raise ValueError("it has no segment: it is cut off, or no video")
 
 
-def _before_clusters(window: Window, begin: int, end: int) -> _Head:
-    """What the elements from the segment's first on say, up to its first cluster."""
-    found, position = _Head(), begin
+def _before_clusters(window: Window, found: _Head) -> _Head:
+    """With what the segment's elements say, up to its first cluster."""
+    position = found.begin
     for _ in range(MAX_OTHERS):
-        if position >= end:
+        if position >= found.end:
             break
         kind, before, size = element(window, position)
         if kind == CLUSTER:
@@ -237,12 +239,12 @@ def _before_clusters(window: Window, begin: int, end: int) -> _Head:
         if kind in (_INFO, _TRACKS) and size > _MAX_HEADER_BYTES:
             raise ValueError(f"its header of {size} bytes is larger than {_MAX_HEADER_BYTES}")
         if kind in (_SEEK_HEAD, _INFO, _TRACKS, cues.CUES) and size <= _MAX_HEADER_BYTES:
-            _note(found, kind, window.at(position, before + size)[before : before + size], begin)
+            _note(found, kind, window.at(position, before + size)[before : before + size])
         position += before + size
     raise ValueError("it has no pictures: it is cut off, or no video")
 
 
-def _note(found: _Head, kind: int, content: memoryview, begin: int) -> None:
+def _note(found: _Head, kind: int, content: memoryview) -> None:
     """Adds what one of these elements says."""
     if kind == _TRACKS and found.track is None:
         found.track = _video_track(content)
@@ -253,7 +255,7 @@ def _note(found: _Head, kind: int, content: memoryview, begin: int) -> None:
     elif kind == cues.CUES:
         found.cues = content
     elif kind == _SEEK_HEAD:
-        found.cues_place = _sought(content, begin) or found.cues_place
+        found.cues_place = _sought(content, found.begin) or found.cues_place
 
 
 def _sought(seek_head: memoryview, begin: int) -> int:

@@ -84,6 +84,7 @@ class Run:
         self._times: list[int] = []  # of the packets that are in memory
         self._lag = 0  # packets that the decoder holds back beyond what the index lets expect
         self._can_thread = threads > 1 and index.codec in _FRAME_THREADED
+        self._hidden = _hidden(index)
         self.is_closed = self.is_doubtful = False
         self.is_careful = not self._can_thread
         self.decoded = 0
@@ -169,7 +170,13 @@ class Run:
                     self._feed_held(packet, stop, deliver)
             else:
                 needed = self._needed(packet)
-                self._packets.load(self.next, min(max(needed + self._lag, self.next + 1), stop), last + 1)
+                try:
+                    self._packets.load(self.next, min(max(needed + self._lag, self.next + 1), stop), last + 1)
+                except ValueError:
+                    if self.next <= packet:
+                        raise
+                    stop = self.next  # what is wrong behind the picture does not concern it
+                    continue
                 self._times = self._index.packet_pts[self.next : self._packets.end].tolist()
         if needed:
             self._lag = max(self._lag, self.next - needed)
@@ -319,7 +326,7 @@ class Run:
             if number in self._keys and number != self._key:
                 self._leading_harmed, self._harmed, self._key = self._harmed, False, number
             hopeless = fed.leading and self._leading_harmed
-            if fed.frame is None:
+            if fed.frame is None and (fed.lost or number not in self._hidden):
                 due = fed.lost or self._is_spent or fed.order < self._order - _PATIENCE
                 if not due and not hopeless:
                     return
@@ -356,6 +363,13 @@ def _opened(index: VideoIndex, threads: int, *, careful: bool) -> VideoCodecCont
     # Streams need not say how many pictures to hold back, and a decoder that finds out drops some (H.264, E.2.1).
     context.reorder_depth = index.reorder_depth
     return context
+
+
+def _hidden(index: VideoIndex) -> frozenset[int]:
+    """Packets of which no picture comes out: VP8 has its pictures for reference only in packets of their own."""
+    if index.codec != "vp8":
+        return frozenset()
+    return frozenset(np.setdiff1d(np.arange(len(index.packet_pts)), index.shown).tolist())
 
 
 def _has_open_gops(index: VideoIndex) -> bool:

@@ -120,8 +120,11 @@ class VideoIndex:
 
     def frame_at(self, seconds: Fraction) -> int:
         """The frame on screen at that time: the last whose pts is not after it; the first for times before."""
-        ticks = min(seconds // self.time_base, self.duration_ticks)
-        return max(0, int(np.searchsorted(self.pts, ticks, side="right")) - 1)
+        return self.frame_at_tick(seconds // self.time_base)
+
+    def frame_at_tick(self, tick: int) -> int:
+        """`frame_at`, for a time in ticks."""
+        return max(0, int(self.pts.searchsorted(min(tick, self.duration_ticks), side="right")) - 1)
 
     def keyframe_before(self, packet: int) -> int:
         """The packet to start decoding at for this one: the last keyframe that is before it both in the file and on
