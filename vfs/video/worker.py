@@ -12,8 +12,8 @@ and not the mount, one that hangs is killed with it, and what a hostile header a
     do forget    a video                                                       is  -
     do rest      nothing was asked for a while: memory is given back           is  -
 
-One thread receives. Several work, each on one picture at a time, and wait for bytes; at most as many as there are
-cores are inside a codec at once (`_Slots`).
+One thread receives. Several work: one goes through each GOP, waiting for its bytes, and hands its pictures to others
+that encode. At most as many as there are cores are inside a library at once (`_Slots`).
 """
 
 import ctypes
@@ -24,8 +24,10 @@ import socket
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from vfs.errors import EgofsError, Timeout, UndecodableVideo
@@ -35,6 +37,7 @@ from vfs.video.decode import Decoder
 from vfs.video.encode import encode
 from vfs.video.form import Form
 from vfs.video.index import VideoIndex, dumps, loads, read_index
+from vfs.video.picture import Picture
 from vfs.video.wire import Message, Wire, failure_of, words_of
 
 _MOST_MEMORY_BYTES = 6 << 30
@@ -127,6 +130,13 @@ class _Video:
         """Bytes that follow those read before: more may be fetched ahead."""
         return self._worker.ask_bytes(self._number, start, length, goes_on=True)
 
+    def gop_of(self, frame: int) -> int:
+        """The packet that decoding a frame begins with; 0 where there is no such frame, which the decoder will say."""
+        index = self.index
+        if index is None or not 0 <= frame < index.frame_count:
+            return 0
+        return index.keyframe_before(int(index.shown[frame]))
+
     def decoder(self, slots: _Slots) -> Decoder:
         """The one decoder of this video."""
         with self._making:
@@ -142,14 +152,27 @@ class _Video:
             self._decoder = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Task:
-    request: int
+    """Frames to decode, one after the other: of one GOP, so that one codec goes through them. Without a form it is the
+    video's index that is asked for."""
+
     video: _Video
-    frame: int = -1
-    """-1: the index is asked for."""
-    form: Form | None = None
-    wanted: tuple[int, ...] = ()
+    form: Form | None
+    frames: deque[tuple[int, int]]
+    """(request, frame) of each that is left."""
+    wanted: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A picture that is to be encoded."""
+
+    request: int
+    name: str
+    frame: int
+    picture: Picture
+    form: Form
 
 
 class _Worker:
@@ -159,10 +182,12 @@ class _Worker:
         self._slots = _Slots(board, cores)
         self._videos: dict[int, _Video] = {}
         self._changed = threading.Condition()
+        self._cores = cores
         # Guarded by _changed:
+        self._decoded: deque[_Decoded] = deque()
         self._urgent: deque[_Task] = deque()
         self._others: deque[_Task] = deque()
-        self._dropped: set[int] = set()
+        self._under_way: list[_Task] = []
         self._answers: dict[int, Future[memoryview]] = {}
         self._reads = 0
         for row in range(threads):
@@ -193,22 +218,29 @@ class _Worker:
             trim(0)
 
     def _do_index(self, message: Message, body: memoryview) -> None:
-        self._put([_Task(message["id"], self._videos[message["video"]])], urgent=True)
+        task = _Task(self._videos[message["video"]], None, deque([(message["id"], -1)]))
+        with self._changed:
+            self._urgent.append(task)
+            self._changed.notify()
 
     def _do_pictures(self, message: Message, body: memoryview) -> None:
         video, form = self._videos[message["video"]], Form(**message["form"])
-        wanted = tuple(message["wanted"])
-        tasks = [_Task(request, video, frame, form, wanted) for request, frame in message["frames"]]
-        self._put(tasks, urgent=message["urgent"])
+        gops: dict[int, _Task] = {}
+        for request, frame in message["frames"]:
+            task = gops.setdefault(video.gop_of(frame), _Task(video, form, deque(), message["wanted"]))
+            task.frames.append((request, frame))
+        with self._changed:
+            (self._urgent if message["urgent"] else self._others).extend(gops.values())
+            self._changed.notify(len(gops))
 
     def _do_drop(self, message: Message, body: memoryview) -> None:
-        dropped = set(message["ids"])
+        dropped, gone = set(message["ids"]), []
         with self._changed:
-            gone = [task for task in self._others if task.request in dropped]
-            for task in gone:
-                self._others.remove(task)
-        for task in gone:
-            self._wire.send({"is": "dropped", "id": task.request})
+            for task in (*self._others, *self._under_way):
+                gone += [request for request, _ in task.frames if request in dropped]
+                task.frames = deque(each for each in task.frames if each[0] not in dropped)
+        for request in gone:
+            self._wire.send({"is": "dropped", "id": request})
 
     def _do_bytes(self, message: Message, body: memoryview) -> None:
         with self._changed:
@@ -218,39 +250,74 @@ class _Worker:
         else:
             answer.set_result(body)
 
-    def _put(self, tasks: list[_Task], *, urgent: bool) -> None:
-        with self._changed:
-            (self._urgent if urgent else self._others).extend(tasks)
-            self._changed.notify(len(tasks))
-
-    # -- the threads that work
+    # -- the threads that work: one through each GOP, and others that encode what it finds
 
     def _work(self, row: int) -> None:
         self._slots.take_row(row)
         while True:
             with self._changed:
-                while not (self._urgent or self._others):
+                while not (self._decoded or self._urgent or self._others):
                     self._changed.wait()
-                task = (self._urgent or self._others).popleft()
-            self._board.begin(row, task.request)
-            answer, body = self._done(task)
-            self._board.begin(row, 0)
-            self._wire.send(answer, body)
+                if self._decoded:  # first, because they take memory
+                    decoded, task = self._decoded.popleft(), None
+                else:
+                    task = (self._urgent or self._others).popleft()
+                    self._under_way.append(task)
+            if task is None:
+                self._answer(row, decoded.request, decoded.name, decoded.frame, partial(self._encoded, decoded))
+                continue
+            while self._decode_next(row, task):
+                pass
 
-    def _done(self, task: _Task) -> tuple[Message, Buffer]:
-        try:
-            if task.form is None:
-                index = task.video.index = self._parsed(task.video)
-                return {"is": "index", "id": task.request}, dumps(index)
-            picture = task.video.decoder(self._slots).frame(task.frame, wanted=task.wanted)
+    def _decode_next(self, row: int, task: _Task) -> bool:
+        """Decodes the next frame of a task, and encodes it unless others have time for that; whether there was one."""
+        with self._changed:
+            if not task.frames:
+                self._under_way.remove(task)
+                return False
+            request, frame = task.frames.popleft()
+        self._answer(row, request, task.video.name, frame, lambda: self._decoded_frame(task, request, frame))
+        return True
+
+    def _decoded_frame(self, task: _Task, request: int, frame: int) -> tuple[Message, Buffer] | None:
+        """The answer; None where another thread will give it."""
+        if task.form is None:
             with self._slots:
-                data = encode(picture, task.form)
-            return {"is": "picture", "id": task.request, "bytes": len(data)}, data
+                task.video.index = read_index(task.video, task.video.name)
+            return {"is": "index", "id": request}, dumps(task.video.index)
+        picture = task.video.decoder(self._slots).frame(frame, wanted=task.wanted)
+        decoded = _Decoded(request, task.video.name, frame, picture, task.form)
+        return None if task.frames and self._handed_on(decoded) else self._encoded(decoded)
+
+    def _handed_on(self, decoded: _Decoded) -> bool:
+        """Has another thread encode it, unless so many wait for that already that it is sooner done here."""
+        with self._changed:
+            if len(self._decoded) >= self._cores:
+                return False
+            self._decoded.append(decoded)
+            self._changed.notify()
+            return True
+
+    def _encoded(self, decoded: _Decoded) -> tuple[Message, Buffer]:
+        with self._slots:
+            data = encode(decoded.picture, decoded.form)
+        return {"is": "picture", "id": decoded.request, "bytes": len(data)}, data
+
+    def _answer(
+        self, row: int, request: int, name: str, frame: int, make: Callable[[], tuple[Message, Buffer] | None]
+    ) -> None:
+        """Sends what `make` gives, or what went wrong instead."""
+        self._board.begin(row, request)
+        try:
+            answer = make()
         except EgofsError as failure:
-            return {"is": "failed", "id": task.request, "error": words_of(failure)}, b""
+            answer = {"is": "failed", "id": request, "error": words_of(failure)}, b""
         except Exception as failure:  # noqa: BLE001  a bug, or what no check foresaw: of this frame alone
-            what = UndecodableVideo(f"{task.video.name}: frame {task.frame}: {type(failure).__name__}: {failure}")
-            return {"is": "failed", "id": task.request, "error": words_of(what)}, b""
+            what = UndecodableVideo(f"{name}: frame {frame}: {type(failure).__name__}: {failure}")
+            answer = {"is": "failed", "id": request, "error": words_of(what)}, b""
+        self._board.begin(row, 0)
+        if answer is not None:
+            self._wire.send(*answer)
 
     def ask_bytes(self, video: int, start: int, length: int, *, goes_on: bool) -> memoryview:
         """A range of a video, from the daemon. Raises what reading it raised there."""
@@ -267,7 +334,3 @@ class _Worker:
             raise Timeout(f"no bytes came within {_READ_S:.0f} s") from failure
         finally:
             self._slots.go_on()
-
-    def _parsed(self, video: _Video) -> VideoIndex:
-        with self._slots:
-            return read_index(video, video.name)
