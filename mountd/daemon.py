@@ -239,7 +239,7 @@ def _status(
         "fetched": vars(source.counters),
         "frames_made": mounted.shelf.frames_made,
         "frames_from_disk": mounted.shelf.frames_from_disk,
-        "decoders": {"pids": mounted.shelf.processes(), "restarts": mounted.shelf.restarts},
+        "decoders": {"pids": mounted.shelf.processes(), "restarts": mounted.shelf.restarts, "bugs": mounted.shelf.bugs},
         "inodes": len(operations.tree),
     }
     if mounted.cache is not None:

@@ -367,3 +367,25 @@ def test_closing_gives_back_contexts_and_pictures(
     gc.collect()
     assert set(closed) == set(runs) != set()
     assert not any(picture() for picture in pictures)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_where_an_intra_refresh_begins_decoding_cannot_begin(tmp_path: Path, suffix: str) -> None:
+    """Such places are marked as keyframes; a picture decoded from there is not quite that of the encoder."""
+    path = clips.make_clip(
+        tmp_path / f"c.{suffix}",
+        bframes=0,
+        frames=150,
+        options={"x264-params": "intra-refresh=1:keyint=48:scenecut=0:b-adapt=0"},
+    )
+    reader = MemoryReader(path.read_bytes())
+    index = read_index(reader, "c")
+    assert len(index.key_packets) > 1
+    in_order = Decoder(reader, index, "c")
+    pictures = [encode_jpeg(in_order.frame(number)) for number in range(index.frame_count)]
+    assert in_order.decoded_frames <= index.frame_count + 60, "begun anew once, when the first was found to be none"
+    for number in (149, 100, 52, 51, 49, 48, 30, 97):
+        assert encode_jpeg(Decoder(reader, index, "c").frame(number)) == pictures[number]
+    shuffled = Decoder(reader, index, "c")
+    for number in random.Random(3).sample(range(index.frame_count), 40):
+        assert encode_jpeg(shuffled.frame(number)) == pictures[number]

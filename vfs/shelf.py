@@ -43,7 +43,6 @@ Result = TypeVar("Result")
 
 # Indices in memory: some ten hours of video at 60 frames a second, with 32 bytes a frame.
 _KEPT_INDICES_BYTES = 64 << 20
-_INDEX_BYTES_A_FRAME = 32
 # Pictures in memory: those that wait for their readers, and some that were read, for others who read the same.
 _MEMORY_BYTES = 96 << 20
 _SPENT_BYTES = 8 << 20
@@ -241,6 +240,11 @@ class VideoShelf:
         """How often a decoder's process had to be replaced."""
         return self._workers.restarts if self._workers else 0
 
+    @property
+    def bugs(self) -> int:
+        """Failures of decoders that nothing foresaw."""
+        return self._workers.bugs if self._workers else 0
+
     # -- one maker for many who wait
 
     def _join(self, pictures: Pictures, frame: int, *, waits: bool = True) -> "tuple[_Flight | memoryview, bool]":
@@ -428,4 +432,4 @@ def _owner(what: str, identity: str) -> bytes:
 
 
 def _index_bytes(index: "VideoIndex") -> int:
-    return min(_KEPT_INDICES_BYTES, index.frame_count * _INDEX_BYTES_A_FRAME)
+    return min(_KEPT_INDICES_BYTES, index.size_bytes)

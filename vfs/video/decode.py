@@ -90,6 +90,7 @@ class Decoder:
         self._tried: set[int] = set()  # keyframes that decoding began at, or before which it began in vain
         self._earlier: dict[int, int] = {}  # of a keyframe that is none, the one before it
         self._doubted: set[int] = set()  # keyframes whose GOPs need care
+        self._refreshes = False  # some keyframes are none
         self._closed = False
         self.decoded_frames = 0
         """Pictures that came out of codecs so far."""
@@ -169,6 +170,7 @@ class Decoder:
                     raise Timeout(f"{self._name}: another reader of this video has not come on for {_WAIT_S:.0f} s")
                 self._awaited.discard(packet)
             run.ask(asked)
+            run.drains = not self._refreshes
             self._busy.add(run)
             return run
 
@@ -195,7 +197,9 @@ class Decoder:
 
     def _start_of(self, packet: int) -> int:
         key = self.index.keyframe_before(packet)
-        return self._earlier.get(key, key)
+        while key in self._earlier:
+            key = self._earlier[key]
+        return key
 
     def _needs_care(self, key: int) -> bool:
         return key in self._doubted or len(self._doubted) > _DOUBTS_KEPT
@@ -223,6 +227,12 @@ class Decoder:
     def _found(self, run: Run, key: int, asked: list[int]) -> Picture | None:
         """The picture of the first packet that is asked for; None where it is lost."""
         picture = self._advance(run, asked)
+        while run.is_false_start:
+            self._refreshes, run.drains = True, False
+            key = self._earlier[key] = self.index.keyframe_before(run.start - 1)
+            run.restart(key, careful=self._needs_care(key))
+            run.ask(asked)
+            picture = self._advance(run, asked)
         if run.is_doubtful and picture is None:
             with self._changed:
                 self._doubted.add(key)

@@ -5,7 +5,7 @@ between them is read along and skipped. Containers that cut packets into pieces 
 A PacketReader belongs to one thread at a time; `Layout` is immutable.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,6 +73,34 @@ class Layout:
             position = begin + int.from_bytes(packet[position:begin], "big")
         return has_picture and position == end
 
+    def may_start(self, packet: memoryview) -> bool:
+        """Whether decoding may begin at what the file marks as a keyframe; True where that cannot be told.
+
+        H.264 is also marked where an intra refresh begins, which spreads over the pictures that follow: exact is only
+        what begins at an IDR picture or at one of I slices (H.264, 7.4.1.2.4 and table 7-6).
+        """
+        if self.codec != "h264":
+            return True
+        for unit in self._units(packet):
+            if unit[0] & 31 == 5:
+                return True
+            if unit[0] & 31 in (1, 2):
+                return _slice_type(bytes(unit[1:17])) % 5 in (2, 4)
+        return True
+
+    def _units(self, packet: memoryview) -> Iterator[memoryview]:
+        """The beginnings of the NAL units, with lengths before them or start codes (H.264, annex B)."""
+        position = 0
+        if self.length_bytes:
+            while position + self.length_bytes < len(packet):
+                begin = position + self.length_bytes
+                yield packet[begin:]
+                position = begin + int.from_bytes(packet[position:begin], "big")
+            return
+        data = bytes(packet)
+        while (position := data.find(b"\0\0\1", position) + 3) > 2 and position < len(data):
+            yield packet[position:]
+
     def _is_spare_h264(self, first: int, _: int) -> bool | None:
         """Whether a NAL unit with this header may be left out; None where it is no picture either."""
         if first & 31 in _H264_REMARKS:
@@ -96,6 +124,19 @@ class Layout:
             return False
         profile_3 = packet[0] & 0x30 == 0x30  # has a reserved bit more
         return bool(packet[0] & (0x04 if profile_3 else 0x08))
+
+
+def _slice_type(header: bytes) -> int:
+    """The second number of a slice's header; numbers are Exp-Golomb codes (H.264, 7.3.3 and 9.1)."""
+    bits = f"{int.from_bytes(header, 'big'):0{8 * len(header)}b}" if header else ""
+    position = value = 0
+    for _ in range(2):
+        zeros = len(bits) - position - len(bits[position:].lstrip("0"))
+        if position + 2 * zeros + 1 > len(bits):
+            return 2  # cut off: the decoder will say so
+        value = int(bits[position + zeros : position + 2 * zeros + 1], 2) - 1
+        position += 2 * zeros + 1
+    return value
 
 
 class SequentialReader(ByteReader, Protocol):

@@ -47,14 +47,15 @@ _HELD_BACK = 1
 class _Fed:
     """A packet that the decoder was given and whose fate is open."""
 
-    __slots__ = ("disposable", "frame", "leading", "lost", "number", "order", "time")
+    __slots__ = ("disposable", "frame", "is_key", "leading", "lost", "number", "order", "time")
 
-    def __init__(self, number: int, order: int, time: int, leading: bool, disposable: bool) -> None:
+    def __init__(self, number: int, order: int, time: int, leading: bool, disposable: bool, is_key: bool) -> None:
         self.number = number
         self.order = order  # among those fed
         self.time = time
         self.leading = leading  # shown before the keyframe that it stands behind in the file
         self.disposable = disposable
+        self.is_key = is_key
         self.lost = False
         self.frame: av.VideoFrame | None = None  # came out, but behind packets that are not settled
 
@@ -85,8 +86,10 @@ class Run:
         self._lag = 0  # packets that the decoder holds back beyond what the index lets expect
         self._can_thread = threads > 1 and index.codec in _FRAME_THREADED
         self._hidden = _hidden(index)
-        self.is_closed = self.is_doubtful = False
+        self.is_closed = self.is_doubtful = self.is_false_start = False
         self.is_careful = not self._can_thread
+        self.drains = True
+        """Whether it may end at a keyframe to get what it holds; not where another run could not begin there."""
         self.decoded = 0
         """Pictures that came out, ever."""
         self.restart(0, careful=False)
@@ -103,6 +106,8 @@ class Run:
         """Packets whose pictures are not left out."""
         self.left_out: set[int] = set()
         self.is_doubtful = False
+        self.is_false_start = False
+        """Decoding cannot begin at this keyframe, which is none."""
         self._is_spent = False
         self._broken = False  # nothing can be decoded before the next keyframe
         self._open: deque[_Fed] = deque()
@@ -126,7 +131,7 @@ class Run:
     @property
     def is_over(self) -> bool:
         """Whether it can only begin anew."""
-        return self._is_spent or self.is_doubtful
+        return self._is_spent or self.is_doubtful or self.is_false_start
 
     def has_read(self, packet: int) -> bool:
         """Whether the packet's bytes are in memory."""
@@ -159,7 +164,7 @@ class Run:
         stop = self._stop(packet, last)
         self.left_out = {number for number in self.left_out if number >= self.settled}
         needed = 0
-        while self.settled <= packet and not self.is_doubtful:
+        while self.settled <= packet and not self.is_doubtful and not self.is_false_start:
             if self.next >= stop:
                 with self._slots:
                     self._drain(deliver)
@@ -203,7 +208,7 @@ class Run:
             if end < len(times) and np.any(times[end + 1 : end + 1 + _WINDOW] < times[end]):
                 stop = self._packets.count
             self._gop = begin, end, stop
-        if self.next > stop or last >= stop:
+        if self.next > stop or last >= stop or not self.drains:
             return self._packets.count
         return min(stop, self._packets.count)
 
@@ -217,9 +222,15 @@ class Run:
         while self.settled <= target and self.next < end:
             number = self.next
             data, time = packets[number - first], times[number - shift]
-            if number in keys:
+            is_key = number in keys and (number == 0 or self._layout.may_start(data))
+            if is_key:
                 self._key_time = time
+            elif number == self.start and number:
+                self.is_false_start = True
+                return
             elif self._broken:
+                if number in keys:  # and is none
+                    self._skip_broken(deliver)
                 return
             disposable = is_disposable(data)
             if disposable and number < target and time < shown and number not in asked:
@@ -228,7 +239,7 @@ class Run:
                 if not self._open:
                     self.settled = self.next
                 continue
-            fed = _Fed(number, self._order, time, time < self._key_time, disposable)
+            fed = _Fed(number, self._order, time, time < self._key_time, disposable, is_key)
             self._order += 1
             self._open.append(fed)
             self._by_number[number] = fed
@@ -297,8 +308,8 @@ class Run:
 
     def _skip_broken(self, deliver: Deliver) -> None:
         """Up to the next keyframe or the end, each packet counts as lost."""
-        fed = _Fed(self.next, self._order, int(self._index.packet_pts[self.next]), False, False)
-        fed.leading = fed.time < self._key_time
+        time = int(self._index.packet_pts[self.next])
+        fed = _Fed(self.next, self._order, time, time < self._key_time, disposable=False, is_key=False)
         fed.lost = True
         self._order += 1
         self._open.append(fed)
@@ -323,7 +334,7 @@ class Run:
         while fates:
             fed = fates[0]
             number = fed.number
-            if number in self._keys and number != self._key:
+            if fed.is_key and number != self._key:
                 self._leading_harmed, self._harmed, self._key = self._harmed, False, number
             hopeless = fed.leading and self._leading_harmed
             if fed.frame is None and (fed.lost or number not in self._hidden):

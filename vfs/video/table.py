@@ -118,6 +118,12 @@ class VideoIndex:
         """How many frames are displayed."""
         return len(self.shown)
 
+    @property
+    def size_bytes(self) -> int:
+        """What the index takes in memory, about."""
+        arrays = (self.pts, self.shown, self.packet_offset, self.packet_size, self.packet_pts, self.key_packets)
+        return sum(array.nbytes for array in arrays)
+
     def frame_at(self, seconds: Fraction) -> int:
         """The frame on screen at that time: the last whose pts is not after it; the first for times before."""
         return self.frame_at_tick(seconds // self.time_base)

@@ -17,12 +17,14 @@ that encode. At most as many as there are cores are inside a library at once (`_
 """
 
 import ctypes
+import gc
 import os
 import resource
 import signal
 import socket
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -207,12 +209,14 @@ class _Worker:
         self._videos[number] = _Video(self, number, message["name"], message["size"], index)
 
     def _do_forget(self, message: Message, body: memoryview) -> None:
-        # Who works on it lets go of it in the end.
+        # Who works on it lets go of it in the end; it and its decoder refer to each other.
         self._videos.pop(message["video"], None)
+        gc.collect()
 
     def _do_rest(self, message: Message, body: memoryview) -> None:
         for video in self._videos.values():
             video.rest()
+        gc.collect()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:  # glibc
             trim(0)
@@ -265,9 +269,11 @@ class _Worker:
                     self._under_way.append(task)
             if task is None:
                 self._answer(row, decoded.request, decoded.name, decoded.frame, partial(self._encoded, decoded))
+                del decoded  # or a thread that waits would hold its picture
                 continue
             while self._decode_next(row, task):
                 pass
+            del task  # or a thread that waits would hold its video
 
     def _decode_next(self, row: int, task: _Task) -> bool:
         """Decodes the next frame of a task, and encodes it unless others have time for that; whether there was one."""
@@ -314,7 +320,7 @@ class _Worker:
             answer = {"is": "failed", "id": request, "error": words_of(failure)}, b""
         except Exception as failure:  # noqa: BLE001  a bug, or what no check foresaw: of this frame alone
             what = UndecodableVideo(f"{name}: frame {frame}: {type(failure).__name__}: {failure}")
-            answer = {"is": "failed", "id": request, "error": words_of(what)}, b""
+            answer = {"is": "failed", "id": request, "error": words_of(what), "bug": traceback.format_exc()}, b""
         self._board.begin(row, 0)
         if answer is not None:
             self._wire.send(*answer)

@@ -82,8 +82,10 @@ class Footage:
 
     def kept_bytes(self) -> int:
         """What its decoder is reckoned to hold."""
-        pixels = self.index.width * self.index.height if self.index else 0
-        return min(_KEPT_BYTES, pixels * 3 // 2 * _PICTURES_A_DECODER)
+        index = self.index
+        if index is None:
+            return 0
+        return min(_KEPT_BYTES, index.size_bytes + index.width * index.height * 3 // 2 * _PICTURES_A_DECODER)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ class Workers:
         self._alone = _Lane(self, lambda: begin(1, 1), alone=True)
         self.restarts = 0
         """Processes that died or were killed since the beginning."""
+        self.bugs = 0
+        """Failures that nothing foresaw."""
 
     def warm(self) -> None:
         """Starts the processes, so that the first frame need not wait for it."""
@@ -404,6 +408,9 @@ class _Lane:
         with self._lock:
             request = self._pending.pop(message["id"])
         if message["is"] == "failed":
+            if "bug" in message:
+                self._workers.bugs += 1
+                log.error("a bug in a decoder's process: %s", message["bug"])
             _fail(request, failure_of(message["error"]))
         elif message["is"] == "dropped":
             request.answer.cancel()
