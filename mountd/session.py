@@ -8,7 +8,6 @@ one happens to arrive. So the wait for readability looks again before it returns
 read that blocks all the same. Each alone cured it in 150 of 150 trials; both are used.
 """
 
-import ctypes
 import logging
 import os
 import select
@@ -21,6 +20,7 @@ import pyfuse3
 import trio
 
 from mountd import mounts
+from vfs import malloc
 from vfs.errors import EgofsError
 from vfs.ops import Operations
 
@@ -32,11 +32,6 @@ _GRACE_S = 10.0
 # Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
 _MAX_TASKS = 1100
 
-# malloc's parameters (malloc.h) and what they are set to. Buffers of 4 MiB come and go by the hundred: as shipped,
-# malloc returns each to the system and has the next one faulted in page by page, in up to eight arenas a core. So it
-# keeps them, in two arenas, until nothing is read any more (the cache calls malloc_trim): a third less CPU a GiB.
-_M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
-_MALLOC = {_M_ARENA_MAX: 2, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 512 << 20}
 # What the kernel is told where the mount is root's. Requests of 1 MiB instead of 128 KiB: an eighth of the crossings.
 _READ_AHEAD_KIB = 1024
 # Buffered reads under way at once, of all files together; as shipped 12, so that one slow file would hold up all.
@@ -61,7 +56,7 @@ def serve(
 
     TERM, INT and HUP unmount. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
     """
-    _tune_process()
+    malloc.keep_freed()
     options = {"ro", "default_permissions", "subtype=egofs", "fsname=" + _escaped(name)}
     if allow_other:
         options.add("allow_other")
@@ -121,14 +116,6 @@ def _first_name(directory: Path) -> None:
     """Opens a directory and reads a little of it; it may have a million names."""
     with os.scandir(directory) as names:
         next(names, None)
-
-
-def _tune_process() -> None:
-    """Before there are threads: memory that they all share."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc
-        for parameter, number in _MALLOC.items():
-            mallopt(parameter, number)
 
 
 def _tune_kernel(mountpoint: Path) -> None:

@@ -45,11 +45,11 @@ LAYERS = (
         "vfs.bulk",
         "vfs.flat",
     },
-    {"vfs.errors", "vfs.extent"},
+    {"vfs.errors", "vfs.extent", "vfs.malloc"},
 )
 # Video stands beside the rows: codecs over a reader that it is given, whoever gives it.
 VIDEO = "vfs.video"
-VIDEO_IMPORTS = {"vfs.errors", "vfs.extent"}
+VIDEO_IMPORTS = {"vfs.errors", "vfs.extent", "vfs.malloc"}
 VIDEO_IMPORTED_BY = {"mountd", "vfs.datasets", "vfs.mounted", "vfs.frames", "vfs.shelf", "vfs.variant"}
 
 # Modules of vfs.sources that are not stores, so that they may be imported where they are needed.

@@ -14,7 +14,6 @@ fetched, read, written or waited for under it (the threads that fetch ahead wait
 and is for the event loop's thread alone.
 """
 
-import ctypes
 import hashlib
 import logging
 import os
@@ -28,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from vfs import malloc
 from vfs.disk import Disk
 from vfs.errors import CorruptData, EgofsError
 from vfs.extent import Buffer, clip
@@ -519,10 +519,7 @@ class ChunkCache:
             self._units.clear()
         if self._disk is not None:
             self._disk.give_back_memory()
-        # What was freed, malloc keeps for the next time; this returns it to the system (glibc only).
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        malloc.give_back()
 
 
 class CachedObject:

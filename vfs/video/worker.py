@@ -16,7 +16,6 @@ One thread receives. Several work: one goes through each GOP, waiting for its by
 that encode. At most as many as there are cores are inside a library at once (`_Slots`).
 """
 
-import ctypes
 import gc
 import os
 import resource
@@ -32,6 +31,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
+from vfs import malloc
 from vfs.errors import EgofsError, Timeout, UndecodableVideo
 from vfs.extent import Buffer
 from vfs.video import board as boards
@@ -58,6 +58,7 @@ def main(descriptor: int, board: int, threads: int, cores: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # the terminal's are meant for the daemon, which ends this process
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY_BYTES, _MOST_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    malloc.keep_freed()
     worker = _Worker(Wire(socket.socket(fileno=descriptor)), boards.Board(board), threads, cores)
     os.close(board)
     status = 1
@@ -161,9 +162,21 @@ class _Task:
 
     video: _Video
     form: Form | None
+    gop: int
     frames: deque[tuple[int, int]]
     """(request, frame) of each that is left."""
     wanted: Sequence[int] = ()
+    """Frames that are not asked for yet and will be."""
+
+    def goes_with(self, other: "_Task") -> bool:
+        """Whether one codec should go through both."""
+        return (self.video, self.gop, self.form) == (other.video, other.gop, other.form)
+
+    def following(self, frame: int) -> list[int]:
+        """What will be wanted after this frame, the next first."""
+        frames = [each for _, each in self.frames]
+        last = frames[-1] if frames else frame
+        return frames + [each for each in self.wanted if each > last]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +230,10 @@ class _Worker:
         for video in self._videos.values():
             video.rest()
         gc.collect()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:  # glibc
-            trim(0)
+        malloc.give_back()
 
     def _do_index(self, message: Message, body: memoryview) -> None:
-        task = _Task(self._videos[message["video"]], None, deque([(message["id"], -1)]))
+        task = _Task(self._videos[message["video"]], None, -1, deque([(message["id"], -1)]))
         with self._changed:
             self._urgent.append(task)
             self._changed.notify()
@@ -231,11 +242,24 @@ class _Worker:
         video, form = self._videos[message["video"]], Form(**message["form"])
         gops: dict[int, _Task] = {}
         for request, frame in message["frames"]:
-            task = gops.setdefault(video.gop_of(frame), _Task(video, form, deque(), message["wanted"]))
+            gop = video.gop_of(frame)
+            task = gops.setdefault(gop, _Task(video, form, gop, deque(), message["wanted"]))
             task.frames.append((request, frame))
         with self._changed:
-            (self._urgent if message["urgent"] else self._others).extend(gops.values())
+            if message["urgent"]:
+                self._urgent.extend(gops.values())
+            else:
+                self._others.extend(task for task in gops.values() if not self._is_joined(task))
             self._changed.notify(len(gops))
+
+    def _is_joined(self, task: _Task) -> bool:
+        """Whether a task is done by somebody who goes through its GOP already, or will. With the lock."""
+        for other in (*self._under_way, *self._others):
+            if other.frames and other.goes_with(task):
+                other.frames.extend(task.frames)
+                other.wanted = task.wanted
+                return True
+        return False
 
     def _do_drop(self, message: Message, body: memoryview) -> None:
         dropped, gone = set(message["ids"]), []
@@ -282,16 +306,17 @@ class _Worker:
                 self._under_way.remove(task)
                 return False
             request, frame = task.frames.popleft()
-        self._answer(row, request, task.video.name, frame, lambda: self._decoded_frame(task, request, frame))
+            wanted = task.following(frame)
+        self._answer(row, request, task.video.name, frame, lambda: self._decoded_frame(task, request, frame, wanted))
         return True
 
-    def _decoded_frame(self, task: _Task, request: int, frame: int) -> tuple[Message, Buffer] | None:
+    def _decoded_frame(self, task: _Task, request: int, frame: int, wanted: list[int]) -> tuple[Message, Buffer] | None:
         """The answer; None where another thread will give it."""
         if task.form is None:
             with self._slots:
                 task.video.index = read_index(task.video, task.video.name)
             return {"is": "index", "id": request}, dumps(task.video.index)
-        picture = task.video.decoder(self._slots).frame(frame, wanted=task.wanted)
+        picture = task.video.decoder(self._slots).frame(frame, wanted=wanted)
         decoded = _Decoded(request, task.video.name, frame, picture, task.form)
         return None if task.frames and self._handed_on(decoded) else self._encoded(decoded)
 
