@@ -77,7 +77,7 @@ class _Slots:
 
     def __init__(self, board: boards.Board, cores: int) -> None:
         self._board = board
-        self._free = threading.Semaphore(cores)
+        self._free = threading.Semaphore(cores + 1)  # one waits for its frame threads, as a rule
         self._mine = threading.local()
 
     def take_row(self, row: int) -> None:
@@ -323,7 +323,7 @@ class _Worker:
     def _handed_on(self, decoded: _Decoded) -> bool:
         """Has another thread encode it, unless so many wait for that already that it is sooner done here."""
         with self._changed:
-            if len(self._decoded) >= self._cores:
+            if len(self._decoded) >= 2 * self._cores:
                 return False
             self._decoded.append(decoded)
             self._changed.notify()
