@@ -44,7 +44,7 @@ _NAMES_A_REPLY = 200
 # Names of a directory that one hop to a thread brings (a hop costs about 65 µs, a name about 1).
 _NAMES_A_HOP = 1000
 _BLOCK_BYTES = 512  # what st_blocks counts in, on every Linux
-# st_blksize: what tools read at a time. `cat` has a new buffer of this size for each file, whose pages the kernel clears
+# st_blksize: what tools read at a time. `cat` has a new buffer of this size for each file, and the kernel clears it
 # first: with 1 MiB that was half of the time of copying frames of 1080p out of the cache.
 _IO_BYTES, _SMALL_IO_BYTES = 1 << 20, 128 << 10
 _SMALL_BYTES = 8 << 20

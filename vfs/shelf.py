@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -263,13 +264,16 @@ class VideoShelf:
 
     def _fly(self, pictures: Pictures, frames: Sequence[int], wanted: Sequence[int], *, urgent: bool) -> None:
         """Has the files of the caller's flights come, from disk or from the decoders."""
+        missing = list(frames)
         try:
-            missing = [frame for frame in frames if not self._landed_from_disk(pictures, frame)]
+            for frame in frames:
+                if self._landed_from_disk(pictures, frame):
+                    missing.remove(frame)
             if not missing:
                 return
             answers = self._decoders().pictures(pictures.footage, pictures.form, missing, wanted, urgent=urgent)
         except BaseException as failure:
-            for frame in frames:
+            for frame in missing:
                 self._crash((pictures.owner, frame), failure)
             raise
         for frame, answer in zip(missing, answers, strict=True):
@@ -304,7 +308,8 @@ class VideoShelf:
                 if not waited_for:
                     del self._flights[key]
             if waited_for:  # somebody came while it was being given up
-                self._fly(pictures, [frame], wanted, urgent=True)
+                with suppress(EgofsError):  # whoever waits hears of it
+                    self._fly(pictures, [frame], wanted, urgent=True)
             return
         except EgofsError as failure:
             self._crash(key, failure)

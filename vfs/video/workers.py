@@ -417,7 +417,10 @@ class _Lane:
         elif not request.answer.set_running_or_notify_cancel():
             return
         elif message["is"] == "index":
-            request.answer.set_result(loads(body))  # type: ignore[arg-type]
+            try:
+                request.answer.set_result(loads(body))  # type: ignore[arg-type]
+            except ValueError as failure:
+                request.answer.set_exception(UndecodableVideo(f"{request.footage.name}: {failure}"))
         else:
             file = body.obj
             assert request.form is not None, "only pictures that were asked for come"
