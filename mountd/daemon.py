@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vfs.video
 from mountd import mounts
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
@@ -166,14 +167,16 @@ def _settle(ready: Callable[[], None], asked: "OpsCounters | None", warm: Callab
 
 
 def _warm_up(asked: "OpsCounters", warm: Callable[[], None]) -> None:
+    """Processes are started at once, because they take half a second to be of use; what this one imports can wait."""
+    try:
+        warm()
+    except (EgofsError, OSError) as failure:  # unmounted meanwhile, or none can be started now: a frame will say it
+        log.info("decoders are not started yet: %s", failure)
     before = -1
     while asked.reads != before:
         before = asked.reads
         time.sleep(_QUIET_S)
-    try:
-        warm()
-    except EgofsError as failure:  # unmounted meanwhile, or nothing can be started now: a frame will say it
-        log.info("decoders are not started yet: %s", failure)
+    vfs.video.load()
 
 
 def _open_cache(config: Config, remote: bool) -> ChunkCache | None:

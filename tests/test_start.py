@@ -186,7 +186,8 @@ def test_a_right_command_line_imports_no_other_store_and_no_other_dataset(
 
 def test_the_names_of_video_come_when_they_are_asked_for() -> None:
     assert not imported_by("import vfs.video, vfs.frames, vfs.mounted") & _DECODING
-    assert "numpy" in imported_by("import vfs.video; vfs.video.Workers")
+    assert not imported_by("import vfs.video; vfs.video.Workers") & _DECODING, "decoders are started without it"
+    assert "numpy" in imported_by("import vfs.video; vfs.video.dumps")
     code = "import vfs.video as v; v.load(); assert set(v.__all__) <= vars(v).keys(), vars(v).keys()"
     assert imported_by(code) & _DECODING == {"numpy"}
 

@@ -342,12 +342,12 @@ class VideoShelf:
             return None
 
     def _decoders(self) -> "Workers":
-        vfs.video.load()
+        make = vfs.video.Workers
         with self._lock:
             if self._closed:
                 raise UndecodableVideo("the mount is ending")
             if self._workers is None:
-                self._workers = vfs.video.Workers()
+                self._workers = make()
             return self._workers
 
     def _run_errands(self) -> None:

@@ -36,14 +36,20 @@ _loading = threading.Lock()
 def load() -> None:
     """Imports everything that frames need; returns at once where that has been done."""
     with _loading:
-        for name, home in _HOMES.items():
-            if name not in globals():
-                globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        for name in _HOMES:
+            _brought_in(name)
+
+
+def _brought_in(name: str) -> object:
+    """With the lock."""
+    if name not in globals():
+        globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return globals()[name]
 
 
 def __getattr__(name: str) -> object:
     """A name of `_HOMES` that was not asked for before (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    load()
-    return globals()[name]
+    with _loading:
+        return _brought_in(name)

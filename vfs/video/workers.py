@@ -1,6 +1,7 @@
 """The decoders' processes, from the daemon's side: pictures and indices of videos, whatever their codecs do.
 
-Hides processes, what they are told and when they are replaced. Called by whoever serves frames; imports no codec. A
+Hides processes, what they are told and when they are replaced. Called by whoever serves frames; imports no codec, and
+numpy only for the first index, so that processes can be started while a mount has better to do. A
 video's parsers and codecs run in processes of their own (worker.py): one for four cores, each video in one of them, so
 that all its readers share what is decoded. They are started when they are first needed, or by `warm`.
 
@@ -26,15 +27,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vfs.errors import EgofsError, UndecodableVideo
 from vfs.extent import Buffer
 from vfs.video import board as boards
 from vfs.video.form import Form
-from vfs.video.stored import dumps, loads
-from vfs.video.table import VideoIndex
 from vfs.video.wire import Message, Wire, failure_of, words_of
+
+if TYPE_CHECKING:
+    from vfs.video.table import VideoIndex
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Footage:
     identity: str
     name: str
     bytes: Bytes
-    index: VideoIndex | None = None
+    index: "VideoIndex | None" = None
 
     def kept_bytes(self) -> int:
         """What its decoder is reckoned to hold."""
@@ -234,6 +236,18 @@ def _grouped(
     return groups.items()
 
 
+def _as_bytes(index: "VideoIndex") -> bytes:
+    from vfs.video.stored import dumps  # only now: it brings numpy
+
+    return dumps(index)
+
+
+def _as_index(data: memoryview) -> "VideoIndex":
+    from vfs.video.stored import loads
+
+    return loads(data)
+
+
 def _fail(request: _Request, failure: Exception) -> None:
     if request.answer.set_running_or_notify_cancel():
         request.answer.set_exception(failure)
@@ -337,7 +351,7 @@ class _Lane:
             return []
         number = self._known[footage.identity] = self._workers.number()
         self._footage[number] = footage
-        index = dumps(footage.index) if footage.index else b""
+        index = _as_bytes(footage.index) if footage.index else b""
         about = {"do": "video", "video": number, "name": footage.name, "size": footage.bytes.size_bytes}
         return [(about, index), *(({"do": "forget", "video": gone}, b"") for gone in self._surplus())]
 
@@ -418,7 +432,7 @@ class _Lane:
             return
         elif message["is"] == "index":
             try:
-                request.answer.set_result(loads(body))  # type: ignore[arg-type]
+                request.answer.set_result(_as_index(body))  # type: ignore[arg-type]
             except ValueError as failure:
                 request.answer.set_exception(UndecodableVideo(f"{request.footage.name}: {failure}"))
         else:
