@@ -19,7 +19,8 @@ from vfs.errors import AccessDenied, UndecodableVideo
 from vfs.video import stamp, workers
 from vfs.video.form import Form
 from vfs.video.index import read_index
-from vfs.video.workers import Encoded, Footage, Process, Workers
+from vfs.video.process import Process
+from vfs.video.workers import Encoded, Footage, Workers
 
 JPEG = Form("jpg", 192, 128)
 FRAMES = 48

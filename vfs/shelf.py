@@ -19,18 +19,17 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
 import vfs.video
 from vfs.disk import Damaged, Disk
-from vfs.errors import EgofsError, Timeout, UndecodableVideo
-from vfs.flight import WAIT_S, Flights
+from vfs.errors import EgofsError, UndecodableVideo
+from vfs.flight import Flights
 from vfs.frameahead import FrameAhead, Next
 from vfs.units import Units
 from vfs.video.form import Form
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 
 # Indices in memory: some ten hours of video at 60 frames a second, with 32 bytes a frame.
 _KEPT_INDICES_BYTES = 64 << 20
@@ -129,7 +127,7 @@ class VideoShelf:
             return None
 
     def _index_from_video(self, footage: "Footage") -> "VideoIndex":
-        index = _result(self._decoders().index(footage), footage.name)
+        index = Flights.wait(self._decoders().index(footage), footage.name)
         if self._disk is not None:
             data = vfs.video.dumps(index)
             self._disk.keep((_owner("index", footage.identity), _INDEX), _LENGTH.pack(len(data)) + data, filled=True)
@@ -166,7 +164,7 @@ class VideoShelf:
         if mine:
             self.later(_nothing)  # somebody has to give memory back in the end
             self._fly(pictures, [frame], wanted(), urgent=True)
-        return _result(flight.landed, pictures.footage.name)
+        return Flights.wait(flight.landed, pictures.footage.name)
 
     def spend(self, pictures: Pictures, frame: int) -> None:
         """The file was read: it is the next to go from memory."""
@@ -420,16 +418,6 @@ class Series:
                 self._shelf.drop(self.pictures, self.frames(following.given_up))
             if following.make:
                 self._shelf.make_ahead(self.pictures, self.frames(following.make), self.frames(following.coming))
-
-
-def _result(answer: "Future[Result]", name: str) -> Result:
-    """What somebody makes for us. Raises its failure, or Timeout."""
-    try:
-        return answer.result(WAIT_S)
-    except FutureTimeout as failure:
-        if answer.done():
-            raise
-        raise Timeout(f"{name}: still being decoded after {WAIT_S:.0f} s") from failure
 
 
 def _owner(what: str, identity: str) -> bytes:

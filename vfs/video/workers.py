@@ -15,10 +15,6 @@ receive, and must not block.
 
 import logging
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -26,14 +22,13 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from vfs.errors import EgofsError, UndecodableVideo
 from vfs.extent import Buffer
-from vfs.video import board as boards
 from vfs.video.form import Form
-from vfs.video.wire import Message, Wire, failure_of, words_of
+from vfs.video.process import Process
+from vfs.video.wire import Message, failure_of, words_of
 
 if TYPE_CHECKING:
     from vfs.video.table import VideoIndex
@@ -56,7 +51,6 @@ _SUSPECTED_S = 300.0
 _KEPT_BYTES = 512 << 20
 _KEPT_VIDEOS = 256
 _PICTURES_A_DECODER = 16
-_CLOSE_S = 5.0
 
 
 class Bytes(Protocol):
@@ -469,72 +463,10 @@ class _Lane:
     def _ended(self, process: "Process") -> None:
         begun = set(process.hung or process.board.running())
         why = process.end()
+        if process.hung:
+            why = f"did not come back within {_HUNG_S:.0f} s"
         with self._lock:
             pending, self._pending = list(self._pending.values()), {}
             self._process = None
         guilty = [request for request in pending if request.number in begun]
         self._workers.died(self, guilty, [request for request in pending if request.number not in begun], why)
-
-
-class Process:
-    """A process of worker.py and the way to it."""
-
-    def __init__(self, threads: int, cores: int) -> None:
-        """Returns before it has begun to work. Raises OSError."""
-        ours, its = socket.socketpair()
-        shared = boards.make_file()
-        try:
-            self.board = boards.Board(shared)
-            call = f"main({its.fileno()}, {shared}, {min(threads, boards.MOST_THREADS)}, {cores})"
-            self._popen = subprocess.Popen(
-                [sys.executable, "-c", self.program(call), "egofs-decoder"],  # the last word is for who looks at `ps`
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(its.fileno(), shared),
-                cwd="/",
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            its.close()
-            os.close(shared)
-        self.wire = Wire(ours)
-        self.pid = self._popen.pid
-        self.ended = threading.Event()
-        self.hung: list[int] = []
-        """Requests for which it was killed."""
-
-    @staticmethod
-    def program(call: str) -> str:
-        """What it runs, which ends with this call of worker.py. Where this module was found, that one is."""
-        top = str(Path(__file__).parents[2])
-        return f"import sys; sys.path.insert(0, {top!r}); from vfs.video.worker import main; {call}"
-
-    def send(self, message: Message, body: Buffer) -> None:
-        """To a process that has ended nothing is sent: who receives from it sees to the rest."""
-        try:
-            self.wire.send(message, body)
-        except OSError as failure:
-            log.debug("a decoder's process is gone: %s", failure)
-
-    def kill(self) -> None:
-        """At once, whatever it is doing."""
-        self._popen.kill()
-
-    def end(self) -> str:
-        """Called when nothing comes any more: sees it end, and says how."""
-        self.ended.set()
-        self.wire.close()
-        try:
-            status = self._popen.wait(_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            status = self._popen.wait()
-        if self.hung:
-            return f"did not come back within {_HUNG_S:.0f} s"
-        return f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-    def close(self) -> None:
-        """Has it end."""
-        self.wire.close()
