@@ -618,6 +618,7 @@ for _ in range(int(sys.argv[4])):
     number = dice.randrange(200)
     length = (number % 7 + 1) * 50_000
     while not disk.keep((owner, number), random.Random(repr((owner, number))).randbytes(length)):
+        assert disk.errors == 0, "the disk fails, so that nothing is kept"
         disk.settle()
     value = disk.find((owner, number), length)
 disk.close()
