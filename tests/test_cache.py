@@ -707,7 +707,7 @@ def test_the_cache_stays_within_its_limit_and_within_a_lower_one(opened, folder)
     run(thing_of(cache, source))
     cache.settle()
     assert sum(file.stat().st_size for file in unit_files(folder)) == cache.used_bytes() <= cache.limit_bytes
-    cache.resize(4 * CHUNK_BYTES)
+    cache.disk.limit_bytes = 4 * CHUNK_BYTES
     run(thing_of(cache, source), 0, 2 * CHUNK_BYTES)
     cache.settle()
     assert sum(file.stat().st_size for file in unit_files(folder)) <= 4 * CHUNK_BYTES

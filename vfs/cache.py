@@ -140,11 +140,6 @@ class ChunkCache:
         """How often the disk has failed."""
         return self._disk.errors if self._disk else 0
 
-    def resize(self, limit_bytes: int) -> None:
-        """Changes how much may be kept on disk; what is over it goes as units come."""
-        if self._disk:
-            self._disk.limit_bytes = limit_bytes
-
     def used_bytes(self) -> int:
         """Bytes that the cache folder holds."""
         return self._disk.used_bytes() if self._disk else 0

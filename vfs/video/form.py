@@ -18,9 +18,8 @@ picture, which is damaged, and pngcheck an error. Its length follows from its si
 deflated: with room for every picture the file would be as long anyway, and storing takes a quarter of the time.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 FORMATS = ("jpg", "png", "ppm", "npy")
 
@@ -116,18 +115,6 @@ class Form:
         """Equal for equal forms, and only for them; for the names of what is kept."""
         crop, gray = "c" if self.crop else "", "g" if self.monochrome else ""
         return f"{self.format}{self.quality}-{self.width}x{self.height}{crop}-{gray}{self.depth}"
-
-    def to_json(self) -> str:
-        """For another process; `from_json` reads it."""
-        return json.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> "Form":
-        """The form that `to_json` wrote. Raises ValueError for what is none."""
-        try:
-            return Form(**json.loads(text))
-        except TypeError as failure:
-            raise ValueError(f"no form of a picture: {text!r}") from failure
 
 
 def jpeg_size_bytes(width: int, height: int, quality: int = QUALITY) -> int:
