@@ -6,7 +6,8 @@ writer makes what is wanted (a turned picture, a cut, damage), changed in its by
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def make_clip(
     AVColorSpace (1 for BT.709); `draw` makes the pictures instead of `picture`; `audio` adds a track of silence.
     """
     time_base = time_base or 1 / Fraction(rate)
-    with av.open(str(path), "w", format=container, options=container_options or {}) as out:
+    options_of_file = container_options or {}
+    with _turns_kept(), av.open(str(path), "w", format=container, options=options_of_file) as out:
         stream = out.add_stream(codec, rate=rate, options=_options(codec, gop, bframes, open_gop) | (options or {}))
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
@@ -133,6 +135,19 @@ def make_clip(
         if sound is not None:
             out.mux(sound.encode(None))
     return Path(path)
+
+
+@contextmanager
+def _turns_kept() -> Iterator[None]:
+    """Undoes what SVT-AV1 does for root: the thread that encodes runs under SCHED_FIFO at 99 from then on.
+
+    So would the processes that it starts, and of two such threads on a core one waits for ever while the other spins.
+    """
+    policy, turn = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, turn)
 
 
 def _silence(number: int) -> av.AudioFrame:

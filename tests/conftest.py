@@ -1,6 +1,7 @@
 """What several test modules share: the demo's tree, made once a session, and a cache folder that holds it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "mount" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def turns() -> Iterator[None]:
+    """A library (an encoder, mostly) that has this process scheduled otherwise would stop tests that come later."""
+    before = os.sched_getscheduler(0)
+    yield
+    assert os.sched_getscheduler(0) == before, "this test left its thread with another scheduling policy"
 
 
 @pytest.fixture(scope="session")

@@ -381,7 +381,8 @@ class Disk:
     def _pause_s(self, sweeps: bool) -> float:
         pause_s = _SWEEP_S if sweeps and self._swept < _FOLDERS else _NOTE_USE_S
         if self._queued_bytes > self._taken_bytes:
-            pause_s = min(pause_s, max(0.0, self._linger_until - time.monotonic()))
+            # Not without a pause where there is only no room beside the others' batches: they tell when there is.
+            pause_s = min(pause_s, max(0.01, self._linger_until - time.monotonic()))
         return pause_s
 
     def _write(self, batch: list[tuple[Key, memoryview]]) -> None:
