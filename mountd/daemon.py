@@ -47,7 +47,7 @@ _PREPARATION_S = 600.0
 _PATIENCE_AT_MOUNT_S = 10.0
 _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
-_OBJECTS = "objects"
+_OBJECTS, _DATASETS = "objects", "datasets"
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
 # What frames need is imported when nothing was read for so long: beside a reader it would hold the interpreter, for
@@ -110,7 +110,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     module, source_options = config.source_module(url)
     source = RetryingSource(module.open_source(url, source_options), total_s=_PATIENCE_AT_MOUNT_S)
     walked = AheadSource(source)
-    dataset = dataset_module.open_dataset(walked, options)
+    dataset = dataset_module.open_dataset(walked, options, cache_dir / _DATASETS)
     dataset.check()
     age = config.mount.listing_age
     if age is None:

@@ -2,13 +2,15 @@
 
 A dataset says what the mounted tree looks like: which entries stand in a folder, with canonical names beside the
 remote's own, how frames are numbered, and what is known of a file. Entries are asked for a folder at a time, may
-come straight from a source or be made from manifests, and are remembered by the catalog: a dataset keeps no state
-and does no caching. Each is one module here, found by its name (`-` is written `_`), which defines
+come straight from a source or be made from manifests, and are remembered by the catalog: a dataset keeps nothing
+but what it parsed, and can do without. Each is one module here, found by its name (`-` is written `_`), which defines
 
     class Options                                            its mount options, an option group (vfs.options)
     def default_source(options, state: Path) -> str          the source's URL when the person names none;
                                                              raises OptionError if there has to be one
-    def open_dataset(source: Source, options) -> Dataset
+    def open_dataset(source: Source, options, state: Path) -> Dataset
+                                                             `state`: a folder for what it parsed, which need not be
+                                                             there, nor be writable
 
 Any thread may call any method of a dataset.
 """

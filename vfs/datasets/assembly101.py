@@ -72,7 +72,7 @@ def default_source(options: Options, state: Path) -> str:
     )
 
 
-def open_dataset(source: Source, options: Options) -> "Assembly101":
+def open_dataset(source: Source, options: Options, state: Path) -> "Assembly101":
     """Assembly101 as the source's tree holds it."""
     return Assembly101(source, options)
 

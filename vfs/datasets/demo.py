@@ -23,6 +23,6 @@ def default_source(options: Options, state: Path) -> str:
     return str(root)
 
 
-def open_dataset(source: Source, options: Options) -> assembly101.Assembly101:
+def open_dataset(source: Source, options: Options, state: Path) -> assembly101.Assembly101:
     """Behaves as Assembly101 does."""
     return assembly101.Assembly101(source, options)

@@ -27,7 +27,7 @@ def default_source(options: Options, state: Path) -> str:
     raise OptionError("a plain tree needs its source: egofs mount s3://BUCKET/PREFIX DIR, or a local folder")
 
 
-def open_dataset(source: Source, options: Options) -> "PlainTree":
+def open_dataset(source: Source, options: Options, state: Path) -> "PlainTree":
     """The source's tree as it is."""
     return PlainTree(source)
 
