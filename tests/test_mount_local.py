@@ -305,7 +305,11 @@ def test_an_interrupted_mount_leaves_nothing_mounted(tmp_path: Path) -> None:
     directory = tmp_path / "m"
     directory.mkdir()
     command = [*EGOFS, "mount", "demo", directory, "-o", f"cache_dir={tmp_path / 'c'}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def heed() -> None:  # where tests are run in the background of a script, it is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
         assert "making the demo" in process.stderr.readline()  # which takes some seconds
         process.send_signal(signal.SIGINT)
