@@ -171,11 +171,11 @@ def strided(kind: Kind) -> Asked:
 
 
 def grouped(kind: Kind) -> Asked:
-    """Of each GOP eight frames in rising order, the GOPs in random order."""
+    """Of each GOP of each video eight frames in rising order, the GOPs in random order."""
     dice = _dice("grouped", kind.name)
-    starts = list(range(0, FRAMES, GOP))
-    dice.shuffle(starts)
-    return [(kind.videos[0], start + n) for start in starts for n in sorted(dice.sample(range(GOP), _GROUP))]
+    gops = [(video, start) for video in kind.videos for start in range(0, FRAMES, GOP)]
+    dice.shuffle(gops)
+    return [(video, start + n) for video, start in gops for n in sorted(dice.sample(range(GOP), _GROUP))]
 
 
 def _singly(name: str, kind: Kind, choose: Callable[[Kind], Asked], s3: bool) -> Row:
