@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Hashable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["NAME", "FrameRule", "FramesDirectory", "Variant", "Video", "VideoShelf", "Views", "parse_variant"]
 
 _CLIP = re.compile(r"([0-9]{1,9})-([0-9]{1,9})(?:-([1-9][0-9]{0,8}))?\.npy", re.ASCII)
+_NUMBER = re.compile(r"\{number(?::[^}]*)?\}")
 _PREFIX = "user.egofs."
 # Pictures of a clip that its reader may be in the middle of.
 _CLIP_PICTURES_HELD = 2
@@ -47,16 +50,21 @@ class FrameRule:
     """How a dataset numbers and names the frames of its videos.
 
     `fps` None takes every frame as it is in the video; otherwise file number `first` + n is the frame that is on the
-    screen n/fps seconds after the first. `name` is a format of `view` and `number`.
+    screen n/fps seconds after the first. Both count from frame `start` of the video and end before its frame `stop`.
+    `name` is a format of `view` and `number`, with one `number`; `also` are further ones, by which files are looked up
+    and not listed.
     """
 
     fps: Fraction | None
     first: int
     name: str
+    also: tuple[str, ...] = ()
+    start: int = 0
+    stop: int | None = None
 
     def varied(self, variant: Variant) -> FrameRule:
         """This rule with what a directory's name changes."""
-        rule = replace(self, name=variant.file_name(self.name))
+        rule = replace(self, name=variant.file_name(self.name), also=tuple(map(variant.file_name, self.also)))
         return replace(rule, fps=variant.fps) if variant.fps or variant.every_frame else rule
 
     def file_name(self, view: str, number: int) -> str:
@@ -64,32 +72,43 @@ class FrameRule:
         return self.name.format(view=view, number=number)
 
     def number(self, view: str, file_name: str) -> int | None:
-        """The number that a file name means, None if it is no name of a frame of this view."""
-        digits = re.findall(r"[0-9]+", file_name.removeprefix(view))
-        if not digits:
-            return None
-        number = int(digits[-1])
-        return number if self.file_name(view, number) == file_name else None
-
-    def count(self, index: VideoIndex) -> int:
-        """How many frame files the video has."""
-        if self.fps is None or not index.frame_count:
-            return index.frame_count
-        shown = index.duration_ticks * index.time_base
-        # The last frame's time and its duration may both be rounded up.
-        return max(1, ceil((shown - 2 * _slack(index)) * self.fps))
+        """The number that a file name means, by the first of the formats that gives it back; None if none does."""
+        for name in (self.name, *self.also):
+            before, after = _around_number(name, view)
+            digits = file_name.removeprefix(before).removesuffix(after)
+            if digits.isascii() and digits.isdigit() and name.format(view=view, number=int(digits)) == file_name:
+                return int(digits)
+        return None
 
     def numbering(self, index: VideoIndex) -> tuple[range, Callable[[int], int]]:
         """The numbers of a video's frame files, and what gives the video's frame (from 0, in display order) behind
         one of them."""
-        first, numbers = self.first, range(self.first, self.first + self.count(index))
-        if self.fps is None:
-            return numbers, lambda number: number - first
+        first, start = self.first, self.start
+        stop = index.frame_count if self.stop is None else min(self.stop, index.frame_count)
+        if self.fps is None or start >= stop:
+            return range(first, first + max(0, stop - start)), lambda number: number - first + start
+        # Where it begins was rounded as well as where it ends.
+        half = _slack(index)
+        begin, late = int(index.pts[start]), 2 * half if start else half
         # Whole numbers instead of fractions, which take ten times as long, at each frame that is looked up.
-        ticks, more = 1 / (self.fps * index.time_base), _slack(index) / index.time_base
+        ticks, more = 1 / (self.fps * index.time_base), late / index.time_base
         each, add = ticks.numerator * more.denominator, more.numerator * ticks.denominator
         divisor = ticks.denominator * more.denominator
-        return numbers, lambda number: index.frame_at_tick(((number - first) * each + add) // divisor)
+
+        def frame_of(number: int) -> int:
+            return index.frame_at_tick(begin + ((number - first) * each + add) // divisor)
+
+        # The last frame's time and its duration may both be rounded up.
+        shown = (index.duration_ticks - begin) * index.time_base - half - late
+        numbers = range(first, first + max(1, ceil(shown * self.fps)))
+        return numbers if stop == index.frame_count else numbers[: bisect_left(numbers, stop, key=frame_of)], frame_of
+
+
+@lru_cache(4096)
+def _around_number(name: str, view: str) -> tuple[str, str]:
+    """What stands before the number in a file name, and after it."""
+    before, after = _NUMBER.split(name)
+    return before.format(view=view), after.format(view=view)
 
 
 def _slack(index: VideoIndex) -> Fraction:
@@ -105,7 +124,7 @@ def _slack(index: VideoIndex) -> Fraction:
 @dataclass(frozen=True, slots=True)
 class Video:
     """A video as its frames need it: `identity` names one version of it among all of all sources; `view` is the name it
-    is shown under."""
+    is shown under. `stands` says, without waiting, whether `Views.video` would give the same again."""
 
     view: str
     identity: str
@@ -113,21 +132,23 @@ class Video:
     rule: FrameRule
     mtime_ns: int
     valid_s: float
+    stands: Callable[[], bool]
+
+    @property
+    def version(self) -> str:
+        """Of the files: what is behind a file's name."""
+        return f"{self.identity}\0{self.rule.start}" if self.rule.start else self.identity
 
 
 class Views(Protocol):
-    """The videos of a folder."""
+    """The videos of a folder, and what is shown of other folders' videos as if it were one."""
 
     def names(self) -> Iterator[str]:
-        """Their names, without opening any."""
+        """Those that are there: no link to nowhere. Opens none, and asks no store for any of them by itself."""
         ...
 
     def video(self, view: str) -> Video:
         """The video of that name. Raises NotFound, also for a link to nowhere."""
-        ...
-
-    def known(self) -> Hashable | None:
-        """Equal for as long as `video` would give the same; None where it would have to ask the store."""
         ...
 
 
@@ -142,23 +163,17 @@ class FramesDirectory(Directory):
 
     def lookup(self, name: str) -> Node:
         """The directory of a view. Raises NotFound for a view that is not there."""
-        return self._view(name)
+        return ViewDirectory(self._shelf, self._views, name, self._variant)
 
     def children(self) -> Iterator[Child]:
-        """All views but those that are links to nowhere; no video is opened for it."""
+        """All views; no video is opened for it."""
+        tag = tag_of(Kind.DIRECTORY, "")
         for view in self._views.names():
-            try:
-                node = self._view(view)
-            except NotFound:
-                continue
-            yield os.fsencode(view), node.kind, node.tag, 0, node.attributes.mtime_ns
+            yield os.fsencode(view), Kind.DIRECTORY, tag, 0, 0
 
     def names_valid_s(self) -> float:
         """The folder's listing says which views there are."""
         return self.attributes.valid_s
-
-    def _view(self, name: str) -> ViewDirectory:
-        return ViewDirectory(self._shelf, self._views, name, self._variant)
 
 
 class ViewDirectory(Directory):
@@ -170,14 +185,12 @@ class ViewDirectory(Directory):
 
     def __init__(self, shelf: VideoShelf, views: Views, view: str, variant: Variant) -> None:
         """Raises NotFound where there is no such video."""
-        known = views.known()
-        video = views.video(view)
-        self.attributes = Attributes(0, video.mtime_ns, video.valid_s)
+        self._found = views.video(view)
+        self.attributes = Attributes(0, 0, self._found.valid_s)
         self._shelf = shelf
         self._views = views
         self._view = view
         self._variant = variant
-        self._found: tuple[Hashable, Video] = known, video
         self._decoded: _Indexed | None = None
 
     def lookup(self, name: str) -> Node:
@@ -194,24 +207,20 @@ class ViewDirectory(Directory):
 
     def at_hand(self) -> Directory | None:
         """The frames, if the video and its index are known."""
-        known, video = self._found
-        if self._decoded is None or known is None or self._views.known() != known:
-            return None
-        return self._decoded if self._decoded.identity == video.identity else None
+        video, decoded = self._found, self._decoded
+        return decoded if decoded is not None and decoded.shows(video) and video.stands() else None
 
     def _video(self) -> Video:
-        known = self._views.known()
-        if known is None or known != self._found[0]:
-            self._found = known, self._views.video(self._view)
-        return self._found[1]
+        if not self._found.stands():
+            self._found = self._views.video(self._view)
+        return self._found
 
     def _indexed(self) -> _Indexed:
-        video = self._video()
-        if self._decoded is None or self._decoded.identity != video.identity:
+        video, decoded = self._video(), self._decoded
+        if decoded is None or not decoded.shows(video):
             footage = vfs.video.Footage(video.identity, video.view, video.file)
-            index = self._shelf.index(footage)
-            self._decoded = _Indexed(self._shelf, video, index, self._variant)
-        return self._decoded
+            decoded = self._decoded = _Indexed(self._shelf, video, self._shelf.index(footage), self._variant)
+        return decoded
 
 
 class _Indexed(Directory):
@@ -219,8 +228,7 @@ class _Indexed(Directory):
 
     def __init__(self, shelf: VideoShelf, video: Video, index: VideoIndex, variant: Variant) -> None:
         """Raises NotFound where the variant asks for pictures that are too large."""
-        self.attributes = Attributes(0, video.mtime_ns, video.valid_s)
-        self.identity = video.identity
+        self.attributes = Attributes(0, 0, video.valid_s)
         self._shelf = shelf
         self._video = video
         self._index = index
@@ -231,26 +239,30 @@ class _Indexed(Directory):
         self._numbers, self._frame_of = self._rule.numbering(index)
         self._series = self._series_of(self._form)
 
+    def shows(self, video: Video) -> bool:
+        """Whether these are the frames of this version, under this rule."""
+        return (self._video.identity, self._video.rule) == (video.identity, video.rule)
+
     def lookup(self, name: str) -> Node:
         """The frame or clip of that name. Raises NotFound."""
         video = self._video
         number = self._rule.number(video.view, name)
         if number is not None:
             if number not in self._numbers:
-                raise NotFound(f"frame {number} is not one of {self._numbers[0]} to {self._numbers[-1]}")
+                last = self._numbers.stop - 1
+                raise NotFound(f"{name}: the frames of {video.view} go from {self._numbers.start} to {last}")
             return FrameFile(self._shelf, self._series, video, self._index, number)
         match = _CLIP.fullmatch(name)
         if match is None:
             raise NotFound(f"{name}: no frame of {video.view} has such a name")
         numbers = range(int(match[1]), int(match[2]), int(match[3] or 1))
         if not len(numbers) or numbers[0] not in self._numbers or int(match[2]) - 1 not in self._numbers:
-            first, last = self._numbers[0], self._numbers[-1]
-            raise NotFound(f"{name}: a clip of {video.view} lies within {first}-{last + 1}")
+            raise NotFound(f"{name}: a clip of {video.view} lies within {self._numbers.start}-{self._numbers.stop}")
         return ClipFile(self._shelf, self._series_of(self._array), video, numbers)
 
     def children(self) -> Iterator[Child]:
         """All frames in order."""
-        tag, size, mtime_ns = tag_of(Kind.FILE, self.identity), self._form.size_bytes, self._video.mtime_ns
+        tag, size, mtime_ns = tag_of(Kind.FILE, self._video.version), self._form.size_bytes, self._video.mtime_ns
         for number in self._numbers:
             yield os.fsencode(self._rule.file_name(self._video.view, number)), Kind.FILE, tag, size, mtime_ns
 
@@ -274,7 +286,7 @@ class FrameFile(File):
 
     def __init__(self, shelf: VideoShelf, series: Series, video: Video, index: VideoIndex, number: int) -> None:
         self.attributes = Attributes(series.pictures.form.size_bytes, video.mtime_ns, video.valid_s)
-        self.version = video.identity
+        self.version = video.version
         self._shelf = shelf
         self._series = series
         self._index = index
@@ -349,7 +361,7 @@ class ClipFile(File):
     def __init__(self, shelf: VideoShelf, series: Series, video: Video, numbers: range) -> None:
         size = clip_size_bytes(series.pictures.form, len(numbers))
         self.attributes = Attributes(size, video.mtime_ns, video.valid_s)
-        self.version = video.identity
+        self.version = video.version
         self._shelf = shelf
         self._series = series
         self._numbers = numbers

@@ -11,6 +11,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,7 @@ import vfs.video
 from vfs import frames
 from vfs.cache import CHUNK_BYTES, ChunkCache
 from vfs.catalog import Catalog, Entry, Folder
-from vfs.datasets import Dataset
+from vfs.datasets import Dataset, Part
 from vfs.disk import Disk
 from vfs.errors import NoSuchAttribute, NotFound, SourceError
 from vfs.node import Attributes, Child, Directory, File, Kind, Link, Node
@@ -84,8 +85,9 @@ class MountedDataset:
         with suppress(SourceError):
             self.catalog.invalidate(folder)
 
-    def object_of(self, folder: str, entry: Entry) -> tuple[str, ObjectInfo]:
-        """The object of an entry, which may be a link, and the folder that lists it. Raises NotFound if it has none."""
+    def object_of(self, folder: str, entry: Entry, through: dict[str, Folder]) -> tuple[str, ObjectInfo]:
+        """The object of an entry, which may be a link, and the folder that lists it; the listings that say so are
+        added to `through`. Raises NotFound if it has none."""
         for _ in range(_MOST_LINKS):
             if entry.object is not None:
                 return folder, entry.object
@@ -93,15 +95,25 @@ class MountedDataset:
             if entry.kind is not Kind.LINK or path.startswith(("/", "..")):
                 break
             folder, name = posixpath.split(path)
-            entry = self.catalog.lookup(folder, name)
+            through[folder] = self.catalog.folder(folder)
+            entry = self.catalog.entry(folder, name)
         raise NotFound(f"{folder}/{entry.name}: leads to no file of the dataset")
 
-    def video(self, folder: str, view: str, entry: Entry, valid_s: float) -> frames.Video:
-        """An entry of `folder` as a video that is shown as `view`. Raises NotFound for a link to no file."""
-        home, obj = self.object_of(folder, entry)
-        rule = self.dataset.frame_rule(folder, view)
+    def video(self, folder: str, known: Folder, view: str, entry: Entry) -> frames.Video:
+        """An entry of `folder` (whose listing is `known`) as a video that is shown as `view`. Raises NotFound for a
+        link to no file."""
+        through = {folder: known}
+        home, obj = self.object_of(folder, entry, through)
         identity = f"{self.source.url}\0{obj.identity}"
-        return frames.Video(view, identity, self.object_file(home, obj), rule, obj.mtime_ns, valid_s)
+        return frames.Video(
+            view,
+            identity,
+            self.object_file(home, obj),
+            self.dataset.frame_rule(folder, view),
+            obj.mtime_ns,
+            min(map(self.catalog.valid_s, through.values())),
+            lambda: all(self.catalog.known(path) == listing for path, listing in through.items()),
+        )
 
     def close(self) -> None:
         """Releases decoders, database and connections."""
@@ -138,7 +150,7 @@ class FolderNode(Directory):
         try:
             return self._node(self._mounted.catalog.entry(self._path, name), known)
         except NotFound:
-            if self._mounted.show_frames and known.has_videos and name.startswith(frames.NAME):
+            if name.startswith(frames.NAME) and self._has_frames(known):
                 return self._frames(known, frames.parse_variant(name))
             raise
 
@@ -146,7 +158,7 @@ class FolderNode(Directory):
         """All entries, and `frames` where there are videos; no request a file."""
         known = self._listing()
         yield from self._mounted.catalog.children(self._path)
-        if self._mounted.show_frames and known.has_videos:
+        if self._has_frames(known):
             try:
                 self._mounted.catalog.entry(self._path, frames.NAME)  # a name of the source, which came above
             except NotFound:
@@ -166,32 +178,41 @@ class FolderNode(Directory):
             return LinkNode(entry.target, valid_s)
         return ObjectNode(self._mounted, self._path, entry, valid_s)
 
+    def _has_frames(self, known: Folder) -> bool:
+        mounted = self._mounted
+        return mounted.show_frames and (known.has_videos or mounted.dataset.has_parts(self._path))
+
     def _frames(self, known: Folder, variant: frames.Variant) -> frames.FramesDirectory:
         attributes = Attributes(0, 0, self._mounted.catalog.valid_s(known))
         return frames.FramesDirectory(self._mounted.shelf, _Views(self._mounted, self._path), attributes, variant)
 
 
 class _Views:
-    """The videos of a folder, as its frames see them (frames.Views)."""
+    """The videos of a folder, as its frames see them (frames.Views), and the parts of videos that it has."""
 
     def __init__(self, mounted: MountedDataset, path: str) -> None:
         self._mounted = mounted
         self._path = path
 
-    def known(self) -> Folder | None:
-        """The listing, if it may still be believed."""
-        return self._mounted.catalog.known(self._path)
-
     def names(self) -> Iterator[str]:
         """A video's view is its name without the suffix; where that stands for several, all keep their suffix."""
         catalog = self._mounted.catalog
         catalog.folder(self._path)
-        names = [PurePosixPath(entry.name) for entry in catalog.videos(self._path)]
-        stems = Counter(name.stem for name in names)
-        return (name.stem if stems[name.stem] == 1 else name.name for name in names)
+        videos = [(PurePosixPath(entry.name), entry) for entry in catalog.videos(self._path)]
+        stems = Counter(name.stem for name, _ in videos)
+        taken = set()
+        for name, entry in videos:
+            view = name.stem if stems[name.stem] == 1 else name.name
+            taken.add(view)
+            if self._leads_to_file(self._path, entry):
+                yield view
+        if self._mounted.dataset.has_parts(self._path):
+            for view in self._mounted.dataset.parts(self._path):
+                if view not in taken and self._has_part(view):
+                    yield view
 
     def video(self, view: str) -> frames.Video:
-        """The video behind a view, which may be a link to a file. Raises NotFound."""
+        """The video behind a view, which may be a link to a file, or the part of one. Raises NotFound."""
         catalog = self._mounted.catalog
         known = catalog.folder(self._path)
         candidates = catalog.videos_of_stem(self._path, view)
@@ -199,9 +220,36 @@ class _Views:
             stem = PurePosixPath(view).stem
             several = catalog.videos_of_stem(self._path, stem)
             candidates = [entry for entry in several if entry.name == view and len(several) > 1]
-        if len(candidates) != 1:
+        if len(candidates) == 1:
+            return self._mounted.video(self._path, known, view, candidates[0])
+        part = self._part(view)
+        folder, name = posixpath.split(part.path)
+        whole = self._mounted.video(folder, catalog.folder(folder), view, catalog.entry(folder, name))
+        return replace(
+            whole,
+            rule=replace(self._mounted.dataset.frame_rule(self._path, view), start=part.start, stop=part.stop),
+            valid_s=min(whole.valid_s, catalog.valid_s(known)),
+            stands=lambda: catalog.known(self._path) == known and whole.stands(),
+        )
+
+    def _part(self, view: str) -> Part:
+        dataset = self._mounted.dataset
+        part = dataset.part(self._path, view) if dataset.has_parts(self._path) else None
+        if part is None:
             raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
-        return self._mounted.video(self._path, view, candidates[0], catalog.valid_s(known))
+        return part
+
+    def _has_part(self, view: str) -> bool:
+        try:
+            folder, name = posixpath.split(self._part(view).path)
+            return self._leads_to_file(folder, self._mounted.catalog.lookup(folder, name))
+        except NotFound:
+            return False
+
+    def _leads_to_file(self, folder: str, entry: Entry) -> bool:
+        with suppress(NotFound):
+            return bool(self._mounted.object_of(folder, entry, {}))
+        return False
 
 
 class LinkNode(Link):
@@ -258,6 +306,7 @@ class ObjectNode(File):
         raise NoSuchAttribute(name)
 
     def _video_fact(self, fact: str) -> str:
-        video = self._mounted.video(self._folder, self._entry.name, self._entry, self.attributes.valid_s)
+        known = self._mounted.catalog.folder(self._folder)
+        video = self._mounted.video(self._folder, known, self._entry.name, self._entry)
         index = self._mounted.shelf.index(vfs.video.Footage(video.identity, video.view, video.file))
         return str(index.frame_count if fact == "frames" else getattr(index, fact))

@@ -79,7 +79,7 @@ class Variant:
 
     def file_name(self, name: str) -> str:
         """A frame's file name, which a dataset gives as that of a JPEG, with this format's suffix."""
-        return name.removesuffix(".jpg") + self.suffix
+        return name if self.format == "jpg" else name.removesuffix(".jpg").removesuffix(".jpeg") + self.suffix
 
     def form_of(self, width: int, height: int, monochrome: bool = False, depth: int = 8) -> Form:
         """How pictures of a video of this displayed size come. Raises NotFound where they would become too large."""

@@ -18,6 +18,7 @@ Any thread may call any method of a dataset.
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
@@ -28,8 +29,17 @@ from vfs.frames import FrameRule
 _NOT_DATASETS = {"demo_tree"}
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Frames [start, stop) of the video at `path` of the mounted tree, which may be a link to it; 0 <= start."""
+
+    path: str
+    start: int
+    stop: int | None
+
+
 class Dataset(Protocol):
-    """What a source holds, as a tree; see the module's docstring."""
+    """What a source holds, as a tree; see the module's docstring. Datasets inherit from it what is given here."""
 
     name: str
 
@@ -51,6 +61,20 @@ class Dataset(Protocol):
     def facts(self, folder: str, name: str) -> dict[str, str]:
         """What the name of a file tells, for extended attributes `user.egofs.<key>`; asks nothing of any store."""
         ...
+
+    def has_parts(self, folder: str) -> bool:
+        """Whether `frames` of a folder may have parts of other folders' videos beside its own; asks nothing of any
+        store."""
+        return False
+
+    def parts(self, folder: str) -> Iterator[str]:
+        """The names under which a folder's `frames` has parts of videos. A video of the folder itself hides the part of
+        its name, and a part whose video is not there is not shown."""
+        return iter(())
+
+    def part(self, folder: str, view: str) -> Part | None:
+        """The part of that name, None if there is none."""
+        return None
 
 
 def names() -> list[str]:

@@ -18,6 +18,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 
 from vfs.catalog import Entry
+from vfs.datasets import Dataset
 from vfs.datasets.plain import entry_of, has_video_suffix
 from vfs.errors import NotFound, OptionError
 from vfs.frames import FrameRule
@@ -77,7 +78,7 @@ def open_dataset(source: Source, options: Options, state: Path) -> "Assembly101"
     return Assembly101(source, options)
 
 
-class Assembly101:
+class Assembly101(Dataset):
     """See the module's docstring."""
 
     name = "assembly101"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vfs.catalog import Entry
+from vfs.datasets import Dataset
 from vfs.errors import OptionError
 from vfs.frames import FrameRule
 from vfs.node import Kind
@@ -32,7 +33,7 @@ def open_dataset(source: Source, options: Options, state: Path) -> "PlainTree":
     return PlainTree(source)
 
 
-class PlainTree:
+class PlainTree(Dataset):
     """The source's own folders and files."""
 
     name = "plain"
