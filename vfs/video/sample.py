@@ -1,6 +1,6 @@
-"""Makes the demo's videos: what each of its cameras films, and how the two families of cameras encode it.
+"""Makes the demo's videos: what each of its cameras films, and how the families of cameras encode it.
 
-Hides PyAV's encoders and the drawing. Called by the generator of the demo tree; must not know where the videos
+Hides PyAV's encoders and the drawing. Called by the generators of the demo's trees; must not know where the videos
 stand or what they are called. All cameras film one scene from their own side: a table with a dial of twelve marks
 and a ball that passes one mark every ten pictures, so that a person sees the time in a picture; `stamp` draws the
 camera's name and the picture's number in, so that a program does too.
@@ -10,7 +10,7 @@ every time for one build of the encoders. It blocks for about a second of CPU.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import cos, pi, sin
 from pathlib import Path
@@ -20,12 +20,12 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from vfs.errors import SourceError
 from vfs.video import stamp
 
-FPS = 60
 GOP_PICTURES = 60
 
 _Plane = npt.NDArray[np.integer]
@@ -50,6 +50,11 @@ class Family:
     options: dict[str, str]
     sway: int = 0
     """How far the camera moves to each side, in pixels: a head does, a wall does not."""
+    fps: int = 60
+    has_matrix: bool = False
+    """Whether the file says by which matrix its colours were made (BT.709); unsaid is common."""
+    lit_every: int = 1
+    """Of so many pictures only the first shows the scene, the others are black but for their numbers."""
 
 
 # The cheapest preset, with what it drops and the demo wants put back: B-frames, so that decode order is not display
@@ -69,6 +74,7 @@ STATIC = Family(
         "x264-params": f"threads=1:rc-lookahead=0:bframes=2:deblock=0,0:no-deblock=0"
         f":keyint={GOP_PICTURES}:min-keyint={GOP_PICTURES}:scenecut=0",
     },
+    has_matrix=True,
 )
 
 # x265 prints a page to stderr unless its own log level says otherwise. Closed GOPs, as the static cameras have.
@@ -89,27 +95,86 @@ EGO = Family(
     sway=20,
 )
 
+# A canonical video of Ego4D, two thirds as large as life. Pictures that are never shown (alt-ref, in one packet with
+# one that is) are in it, as libvpx makes them when it has time: 24 ms of CPU a picture.
+EGO4D = Family(
+    width=960,
+    height=720,
+    encoder="libvpx-vp9",
+    pixel_format="yuv420p",
+    dtype=np.uint8,
+    black=16,
+    white=235,
+    options={
+        "deadline": "good",
+        "cpu-used": "8",
+        "crf": "41",
+        "b": "0",
+        "auto-alt-ref": "1",
+        "lag-in-frames": "12",
+        "g": str(GOP_PICTURES),
+        "threads": "1",
+    },
+    sway=16,
+    fps=30,
+)
+# Without them: 5 ms.
+EGO4D_QUICK = replace(
+    EGO4D, options={**EGO4D.options, "deadline": "realtime", "auto-alt-ref": "0", "lag-in-frames": "0"}
+)
 
-def write(path: Path, family: Family, label: str, place: int, picture_count: int, session: int = 0) -> None:
-    """Writes an MP4, its index in front, of `picture_count` pictures at 60 fps stamped with `label` and 0, 1, 2, …
+# Ego-Exo4D's cameras: the colour camera of Aria glasses, half as large as life; the two of its SLAM system, upright as
+# the takes have them; the one of its eye tracker, which films ten pictures a second into a video of thirty; those that
+# stand around, a quarter as large. Its documents say yuv420p of all, and mono of SLAM: here that is gray.
+ARIA_RGB = replace(
+    STATIC,
+    width=704,
+    height=704,
+    options={**STATIC.options, "preset": "superfast", "crf": "30"},
+    sway=8,
+    fps=30,
+    has_matrix=False,
+)
+ARIA_SLAM = replace(ARIA_RGB, width=240, height=320, pixel_format="gray")
+ARIA_EYE = replace(ARIA_RGB, width=320, height=240, pixel_format="gray", sway=0, lit_every=3)
+EXO = replace(ARIA_RGB, width=960, height=540, sway=0)
+
+
+def write(
+    path: Path,
+    family: Family,
+    label: str,
+    place: int,
+    picture_count: int,
+    session: int = 0,
+    *,
+    first: int = 0,
+    sound: bool = False,
+) -> None:
+    """Writes an MP4, its index in front, of `picture_count` pictures stamped with `label` and `first`, `first` + 1, …
 
     `place` (from 0) is where the camera stands, and so from where it sees the scene; `session` chooses the ball, so
-    that one camera's videos of two recordings are not alike. Raises SourceError where PyAV
-    lacks the encoder, and OSError where the file cannot be written.
+    that one camera's videos of two recordings are not alike. `sound` adds a track of silence. Raises SourceError where
+    PyAV lacks the encoder, and OSError where the file cannot be written.
     """
     try:
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = cast("VideoStream", container.add_stream(family.encoder, rate=FPS, options=family.options))
+            stream = cast("VideoStream", container.add_stream(family.encoder, rate=family.fps, options=family.options))
             _configure(stream, family)
-            for picture in _pictures(_Scene(family, label, place, session), picture_count):
+            silence = _Silence(container) if sound else None
+            for shown, picture in enumerate(_pictures(_Scene(family, label, place, session), first, picture_count), 1):
                 container.mux(stream.encode(picture))
+                if silence is not None:
+                    silence.until(shown / family.fps)
             container.mux(stream.encode(None))
+            if silence is not None:
+                silence.end()
     except OSError:
         raise  # FFmpeg's own errors of the file system are OSErrors too
     except (UnknownCodecError, av.FFmpegError) as failure:
         raise SourceError(
             f"cannot encode {path.name} with {family.encoder}: {failure}; "
-            "the demo needs a PyAV with x264 and x265, as its wheels on PyPI are"
+            "the demo needs a PyAV with x264, x265 and libvpx, as its wheels on PyPI are"
         ) from failure
 
 
@@ -117,20 +182,46 @@ def _configure(stream: VideoStream, family: Family) -> None:
     stream.width, stream.height, stream.pix_fmt = family.width, family.height, family.pixel_format
     stream.codec_context.thread_count = 1
     stream.codec_context.color_range = _LIMITED
-    if family is STATIC:
+    if family.has_matrix:
         stream.codec_context.color_primaries = _BT709
         stream.codec_context.color_trc = _BT709
         stream.codec_context.colorspace = _BT709
 
 
-def _pictures(scene: "_Scene", count: int) -> Iterator[av.VideoFrame]:
+def _pictures(scene: "_Scene", first: int, count: int) -> Iterator[av.VideoFrame]:
     family = scene.family
     picture = av.VideoFrame(family.width, family.height, family.pixel_format)
-    for number in range(count):
+    for shown in range(count):
         picture.make_writable()  # a new buffer if the encoder still holds the last one
-        scene.paint([_pixels(plane, family.dtype) for plane in picture.planes], number)
-        picture.pts, picture.time_base = number, Fraction(1, FPS)
+        scene.paint([_pixels(plane, family.dtype) for plane in picture.planes], first + shown)
+        picture.pts, picture.time_base = shown, Fraction(1, family.fps)
         yield picture
+
+
+class _Silence:
+    """A track of it, which is fed as the pictures are, so that both lie side by side in the file."""
+
+    _RATE = 16_000
+    _SAMPLES = 1024  # of an AAC frame
+
+    def __init__(self, container: OutputContainer) -> None:
+        self._container = container
+        self._stream = container.add_stream("aac", rate=self._RATE, options={"b": "16k"})
+        self._stream.layout = "mono"
+        self._written = 0
+
+    def until(self, seconds: float) -> None:
+        """Sound up to that time, in whole AAC frames."""
+        while self._written + self._SAMPLES <= seconds * self._RATE:
+            frame = av.AudioFrame(format="fltp", layout="mono", samples=self._SAMPLES)
+            frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+            frame.sample_rate, frame.pts, frame.time_base = self._RATE, self._written, Fraction(1, self._RATE)
+            self._container.mux(self._stream.encode(frame))
+            self._written += self._SAMPLES
+
+    def end(self) -> None:
+        """What the encoder still holds."""
+        self._container.mux(self._stream.encode(None))
 
 
 def _pixels(plane: av.video.plane.VideoPlane, dtype: type[np.integer]) -> _Plane:
@@ -222,6 +313,11 @@ class _Scene:
 
     def paint(self, planes: list[_Plane], number: int) -> None:
         """Draws picture `number` into its planes."""
+        if number % self.family.lit_every:
+            for channel, plane in enumerate(planes):
+                plane[...] = 128 if channel else self.family.black
+            self._stamp(planes[0], number)
+            return
         sway = self.family.sway
         right, down = round(sway * sin(2 * pi * number / 150)), round(sway * sin(2 * pi * number / 110) / 2)
         mark = number / _PICTURES_A_MARK
