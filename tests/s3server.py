@@ -123,6 +123,7 @@ class S3Server:
         *,
         access_key_id: str | None = None,
         region: str | None = None,
+        regions: dict[str, str] | None = None,
         region_answer: int = 400,
         max_keys: int = 1000,
         port: int = 0,
@@ -132,6 +133,8 @@ class S3Server:
         """Whose signatures are accepted; everyone's, and none, where None."""
         self.region = region
         """For which region signatures must be made; any where None."""
+        self.regions = regions or {}
+        """The same of single buckets, by name."""
         self.region_answer = region_answer
         """The status of a request of another region: 400, 301, or 403 without telling the region but to HEAD bucket."""
         self.max_keys = max_keys
@@ -255,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key:
             return self._object(request, store.root / bucket, key, fault)
         if request.method == "HEAD":
-            return self._send(200, b"", self._region_header())
+            return self._send(200, b"", self._region_header(bucket))
         return self._list(request, bucket, fault)
 
     def _refuses(self, request: Request, bucket: str, key: str) -> bool:
@@ -264,23 +267,25 @@ class _Handler(BaseHTTPRequestHandler):
         signature = re.search(
             r"Credential=([^/,]+)/\d+/([^/,]+)/s3/aws4_request", request.headers.get("authorization", "")
         )
-        if store.region and signature and signature[2] != store.region:
-            told = {} if store.region_answer == 403 and key else self._region_header()
+        region, header = store.regions.get(bucket, store.region), self._region_header(bucket)
+        if region and signature and signature[2] != region:
+            told = {} if store.region_answer == 403 and key else header
             if store.region_answer == 403:
                 self._error(403, "AccessDenied", headers=told)
             elif store.region_answer == 301:
                 self._error(301, "PermanentRedirect", headers=told)
             else:
-                extra = f"<Region>{store.region}</Region>"
+                extra = f"<Region>{region}</Region>"
                 self._error(400, "AuthorizationHeaderMalformed", extra=extra, headers=told)
             return True
         if store.access_key_id is None or (signature and signature[1] == store.access_key_id):
             return False
-        self._error(403, "InvalidAccessKeyId" if signature else "AccessDenied", headers=self._region_header())
+        self._error(403, "InvalidAccessKeyId" if signature else "AccessDenied", headers=header)
         return True
 
-    def _region_header(self) -> dict[str, str]:
-        return {"x-amz-bucket-region": self.server.store.region or "us-east-1"}
+    def _region_header(self, bucket: str) -> dict[str, str]:
+        store = self.server.store
+        return {"x-amz-bucket-region": store.regions.get(bucket, store.region) or "us-east-1"}
 
     # -- objects ----------------------------------------------------------------------------------------------
 
@@ -365,7 +370,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "<StorageClass>STANDARD</StorageClass></Contents>"
             )
         parts.append("</ListBucketResult>")
-        headers = {"Content-Type": "application/xml", **self._region_header()}
+        headers = {"Content-Type": "application/xml", **self._region_header(bucket)}
         return self._send(200, "".join(parts).encode(), headers, fault)
 
     # -- answers ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 boto3 is the measure in all of it: the same signature, the same place and keys, the same failure in the same words.
 """
 
+import configparser
 import logging
 import os
 import re
@@ -340,19 +341,47 @@ def test_a_refusal_that_keys_or_regions_do_not_explain_leaves_the_way_open(serve
 
 
 @pytest.mark.parametrize("ask", ASKING, ids=["a listing", "an object"])
-def test_who_is_denied_is_denied_once_and_boto3_asks_from_then_on(
-    server: S3Server, source: S3Source, ask: Callable[[S3Source], Any], caplog: pytest.LogCaptureFixture
+def test_who_is_denied_is_denied_once_and_the_way_stays_open(
+    server: S3Server, source: S3Source, ask: Callable[[S3Source], Any]
 ) -> None:
-    caplog.set_level(logging.INFO, "vfs.sources.s3")
     server.access_key_id = "somebody-else"
     with pytest.raises(AccessDenied, match=r"\(from env\)"):
         ask(source)
-    assert len([request for request in server.requests if request.path != "/bucket" or request.method == "GET"]) == 1
     server.access_key_id = None
-    server.requests.clear()
     ask(source)
-    assert clients(server) == ["Boto3"]
+    assert clients(server) == ["egofs"] * 2
+
+
+def test_a_region_that_is_not_told_is_asked_for_once(server: S3Server, source: S3Source) -> None:
+    server.faults = lambda request: Status(403, "AccessDenied")
+    for _ in range(3):
+        with pytest.raises(AccessDenied):
+            source.stat("videos/x.mp4")
+    assert [request.path for request in server.requests] == [
+        "/bucket/videos/x.mp4",
+        "/bucket",
+        *["/bucket/videos/x.mp4"] * 2,
+    ]
+    assert "authorization" not in server.requests[1].headers
+
+
+def test_a_store_that_tells_another_region_each_time_is_not_followed_for_long(
+    server: S3Server, source: S3Source, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vfs.sources.s3")
+    regions = [f"eu-south-{n}" for n in range(3)]
+    server.faults = lambda request: Status(400, "Lost", {"x-amz-bucket-region": regions.pop()}) if regions else None
+    assert source.stat("videos/x.mp4").size_bytes == len(DATA)
+    assert clients(server) == ["egofs"] * 3 + ["Boto3"]
     assert [record.message for record in caplog.records if "boto3 is asked from now on" in record.message]
+
+
+@pytest.mark.parametrize("region", ["", "no region", "é"])
+def test_a_region_of_nonsense_is_not_gone_to(server: S3Server, source: S3Source, region: str) -> None:
+    server.faults = lambda request: Status(403, "AccessDenied", {"x-amz-bucket-region": region})
+    with pytest.raises(AccessDenied):
+        source.stat("videos/x.mp4")
+    assert {client_of(request) for request in server.requests} == {"egofs"}
 
 
 @pytest.mark.parametrize("fault", [HangUp(), Status(301), Status(304), Body(b"<html>a portal"), Body(b"")], ids=repr)
@@ -393,8 +422,71 @@ def test_new_keys_in_the_file_are_asked_with_though_the_old_ones_were_refused_di
     file = environment / ".aws/credentials"
     file.write_text(FILED)
     source = opened(aws_profile="lab")
-    file.write_text(FILED.replace("filed", "new"))
+    obj = source.stat("videos/x.mp4")
+    server.requests.clear()
+    for ask, asker in (
+        (lambda: source.stat("videos/x.mp4"), "egofs"),
+        (lambda: source.page("videos", ""), "egofs"),
+        (lambda: source.read(obj, 0, 10), "object_store"),
+    ):
+        server.access_key_id = "new"
+        with pytest.raises(AccessDenied, match=r"profile 'lab' \(from shared-credentials-file\)"):
+            ask()
+        server.requests.clear()
+        file.write_text(FILED.replace("filed", "new"))
+        ask()
+        assert clients(server) == [asker] * 2
+        ask()
+        assert clients(server) == [asker]
+        server.access_key_id = "filed"
+        file.write_text(FILED)
+        ask()
+        server.requests.clear()
+
+
+def test_a_file_of_keys_that_was_not_written_to_is_read_once_and_not_for_each_refusal(
+    server: S3Server, opened: Callable[..., S3Source], environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = environment / ".aws/credentials"
+    file.write_text(FILED)
+    reads: list[object] = []
+    read = configparser.RawConfigParser.read
+    monkeypatch.setattr(configparser.RawConfigParser, "read", lambda *given: reads.append(given) or read(*given))
+    monkeypatch.setattr(awssettings, "_TICK_S", -1)  # as though it had been written long ago
     server.access_key_id = "new"
+    for source in [opened(aws_profile="lab") for _ in range(3)]:
+        for _ in range(3):
+            with pytest.raises(AccessDenied):
+                source.stat("videos/x.mp4")
+    assert len(reads) == 1
+    file.write_text(FILED.replace("filed", "new"))
+    for source in [opened(aws_profile="lab") for _ in range(3)]:
+        source.stat("videos/x.mp4")
+    assert len(reads) == 2
+
+
+def test_a_file_that_was_written_twice_within_a_tick_is_read_twice(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = environment / ".aws/credentials"
+    facts = os.stat(__file__)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: facts)  # whatever is written to the file
+    monkeypatch.setattr(awssettings, "_TICK_S", float("inf"))
+    for key_id in ("old", "new"):
+        file.write_text(FILED.replace("filed", key_id))
+        found = awssettings.find("bucket", **options_of(LAB))
+        assert found is not None
+        assert found[1] == (key_id, "kept", "")
+
+
+def test_keys_that_are_out_of_the_ordinary_by_now_are_boto3s(
+    server: S3Server, opened: Callable[..., S3Source], environment: Path
+) -> None:
+    file = environment / ".aws/credentials"
+    file.write_text(FILED)
+    source = opened(aws_profile="lab")
+    server.access_key_id = "new"
+    file.write_text(FILED.replace("filed", "new") + "x = y\n")
     assert source.stat("videos/x.mp4").size_bytes == len(DATA)
     assert clients(server) == ["egofs", "Boto3"]
 

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,7 +59,7 @@ from vfs.errors import (
 )
 from vfs.sources import Listed, Source
 from vfs.sources.ahead import AheadSource
-from vfs.sources.s3 import S3Source
+from vfs.sources.s3 import S3Buckets, S3Source
 
 DATA = bytes(range(256)) * 400  # 102,400 bytes
 
@@ -732,6 +733,8 @@ def test_the_root_of_an_empty_bucket_is_there_and_that_of_an_empty_prefix_is_not
 def test_a_stores_url_is_its_own(server: S3Server, opened: Callable[..., S3Source]) -> None:
     assert open_source("s3://bucket/a/b/").url == open_source("s3://bucket/a/b").url == "s3://bucket/a/b"
     assert opened("s3://bucket/a").url == f"s3+{server.endpoint_url}/bucket/a"
+    assert open_source("s3://").url == open_source("S3://").url == "s3://"
+    assert open_source("s3://", endpoint_url=server.endpoint_url).url == f"s3+{server.endpoint_url}/"
 
 
 def test_no_variable_puts_another_store_in_the_place_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -746,7 +749,6 @@ def test_no_variable_puts_another_store_in_the_place_of_aws(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("url", "options", "says"),
     [
-        ("s3://", {}, "names no bucket"),
         ("s3:///key", {}, "names no bucket"),
         ("s3://a b/key", {}, "names no bucket"),
         ("s3://x", {}, "names no bucket"),
@@ -810,6 +812,87 @@ def test_a_bucket_that_may_not_be_entered_in_its_right_region_is_denied(
     assert len(server.requests) == 1
 
 
+# -- all buckets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def buckets(server: S3Server, tmp_path: Path) -> Iterator[S3Buckets]:
+    """Three buckets in three regions, as one source; none of them is where it is looked for first."""
+    for name, region in {"one": "eu-south-1", "two": "us-west-2", "three": "ap-south-1"}.items():
+        (tmp_path / "store" / name / "a").mkdir(parents=True)
+        (tmp_path / "store" / name / "a/x").write_bytes(name.encode())
+        server.regions[name] = region
+    source = open_source("s3://", endpoint_url=server.endpoint_url)
+    assert isinstance(source, S3Buckets)
+    yield source
+    source.close()
+    assert {request.method for request in server.requests} <= {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("answer", [400, 301])
+def test_a_bucket_in_another_region_costs_one_more_request_once(
+    server: S3Server, buckets: S3Buckets, answer: int
+) -> None:
+    server.region_answer = answer
+    for name in ("one", "two", "three"):
+        obj = buckets.stat(f"{name}/a/x")
+        assert asked(server) == [("HEAD", f"/{name}/a/x", "")] * 2
+        assert obj.key == f"{name}/a/x"
+        assert buckets.read(obj, 0, obj.size_bytes) == name.encode()
+        (entry,) = buckets.list(f"{name}/a")
+        assert entry.object == obj
+        assert asked(server) == [("GET", f"/{name}/a/x", f"bytes=0-{len(name) - 1}"), ("GET", f"/{name}", "")]
+
+
+@pytest.mark.parametrize("answer", [400, 301, 403])
+def test_buckets_in_other_regions_do_not_need_boto3(server: S3Server, buckets: S3Buckets, answer: int) -> None:
+    """Nor do those of which ranges are asked first, by several threads at once."""
+    server.region_answer = answer
+    code = f"""
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from tests.test_sources import open_source
+from vfs.sources import ObjectInfo
+source = open_source("s3://", endpoint_url={server.endpoint_url!r})
+objects = [ObjectInfo(f"{{name}}/a/x", len(name), 0, "") for name in ("one", "two", "three")] * 8
+with ThreadPoolExecutor(8) as threads:
+    read = list(threads.map(lambda obj: bytes(source.read(obj, 0, obj.size_bytes)).decode(), objects))
+assert read == ["one", "two", "three"] * 8, read
+source.stat("one/a/x"), list(source.list("two")), source.deep_page("three", "")
+print({{"boto3", "botocore", "vfs.boto"}} & sys.modules.keys())
+"""
+    top = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=top, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_which_buckets_there_are_is_not_asked(server: S3Server, buckets: S3Buckets) -> None:
+    assert list(buckets.list("")) == []
+    assert list(buckets.deep_page("", "").objects) == []
+    for name in ("x", "a b/c", "-/x", "one", "", "ü/x", "/x"):
+        with pytest.raises(NotFound):
+            buckets.stat(name)
+    assert asked(server) == []
+    with pytest.raises(NotFound, match="no-such-bucket"):
+        list(buckets.list("no-such-bucket"))
+    assert list(buckets.deep_page("no-such-bucket", "").objects) == []
+
+
+def test_a_bucket_is_opened_once_whoever_comes_first(buckets: S3Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    find = awssettings.find
+
+    def slowly(bucket: str, **options: Any) -> Any:
+        opened.append(bucket)
+        time.sleep(0.02)
+        return find(bucket, **{**options, "region": "eu-south-1"})
+
+    monkeypatch.setattr(awssettings, "find", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        assert {entry.key for entry in threads.map(buckets.stat, ["one/a/x"] * 8)} == {"one/a/x"}
+    assert opened == ["one"]
+
+
 # -- credentials ---------------------------------------------------------------------------------------------------
 
 
@@ -822,7 +905,7 @@ def test_ended_keys_are_denied_with_advice_and_new_ones_work_at_once(
     obj = source.stat("videos/x.mp4")
     server.access_key_id = "new"
     for ask in (lambda: source.read(obj, 0, 10), lambda: source.stat("videos/x.mp4"), lambda: list(source.list(""))):
-        with pytest.raises(AccessDenied, match=r"profile 'lab' \(from shared-credentials-file\).*14 days.*~/.aws"):
+        with pytest.raises(AccessDenied, match=r"profile 'lab' \(from shared-credentials-file\).*ended.*~/.aws"):
             ask()
     write_keys(credentials, "new")
     server.requests.clear()

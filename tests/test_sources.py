@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 from tests.s3server import S3Server
 from vfs.errors import Changed, EgofsError, NotFound, OptionError
 from vfs.options import described
-from vfs.sources import Deep, Paged, Source, module_for, names
+from vfs.sources import Deep, DeepPage, Listed, ObjectInfo, Page, Paged, Source, module_for, names
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 ODD_NAMES = ["with space", "a+b", "a&b<c>", "ünïcode-日本", "100%", "a%2Fb", "quote'\"s", "semi;colon", "q?x=1#y", "~."]
@@ -68,6 +68,59 @@ def s3(tmp_path: Path) -> Iterator[Store]:
         assert {request.method for request in server.requests} <= {"GET", "HEAD"}
 
 
+class Below:
+    """What stands below a folder of another source, as a source of its own."""
+
+    remote = True
+
+    def __init__(self, inner: Deep, top: str) -> None:
+        self.inner = inner
+        self.top = top
+        self.url = f"{inner.url}{top}"
+
+    def _above(self, obj: ObjectInfo) -> ObjectInfo:
+        assert obj.key.startswith(f"{self.top}/")
+        return replace(obj, key=obj.key.removeprefix(f"{self.top}/"))
+
+    def _listed(self, entry: Listed) -> Listed:
+        return replace(entry, object=self._above(entry.object)) if entry.object else entry
+
+    def _path(self, folder: str) -> str:
+        return f"{self.top}/{folder}" if folder else self.top
+
+    def list(self, folder: str) -> Iterator[Listed]:
+        return map(self._listed, self.inner.list(self._path(folder)))
+
+    def page(self, folder: str, after: str) -> Page:
+        page = self.inner.page(self._path(folder), after)
+        return Page([*map(self._listed, page.listed)], page.after)
+
+    def deep_page(self, folder: str, after: str) -> DeepPage:
+        page = self.inner.deep_page(self._path(folder), after)
+        return DeepPage([*map(self._above, page.objects)], page.more)
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self._above(self.inner.stat(f"{self.top}/{key}"))
+
+    def read(self, obj: ObjectInfo, start: int, length: int) -> bytes:
+        return self.inner.read(replace(obj, key=f"{self.top}/{obj.key}"), start, length)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@contextmanager
+def s3_of_buckets(tmp_path: Path) -> Iterator[Store]:
+    """Keys that begin with their bucket; what a root lists is the bucket's, as that of all buckets lists nothing."""
+    (tmp_path / "root/bucket").mkdir(parents=True)
+    with S3Server(tmp_path / "root", max_keys=300) as server:
+        source = open_source("s3://", endpoint_url=server.endpoint_url)
+        assert isinstance(source, Deep)
+        yield folder_store(tmp_path / "root/bucket", Below(source, "bucket"))
+        source.close()
+        assert {request.method for request in server.requests} <= {"GET", "HEAD"}
+
+
 @cache
 def moto_endpoint() -> str:
     """moto's server, started once and left running: it takes half a second to stop."""
@@ -100,6 +153,7 @@ def s3_of_moto(tmp_path: Path) -> Iterator[Store]:
 STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
     "local": local,
     "s3": s3,
+    "s3_of_buckets": s3_of_buckets,
     "s3_of_moto": s3_of_moto,
 }
 

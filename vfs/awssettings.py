@@ -1,7 +1,8 @@
 """What boto3 would find in the environment and in ~/.aws, told without boto3, where that is ordinary.
 
 It hides which variables, files and settings are looked at, in which order. Called by the S3 source when it opens a
-bucket. Ordinary are anonymous reading, and keys that stand in variables or in a profile as they are; a store at a URL,
+bucket, and each time that a bucket refuses: new keys may have been written, and a file that is as it was is not read
+again. Ordinary are anonymous reading, and keys that stand in variables or in a profile as they are; a store at a URL,
 or AWS itself. Whatever might make boto3 ask elsewhere, or with other keys, is not ordinary, nor is anything that is
 not known here: then nothing is found, and boto3 is to say what holds. A test holds each finding against boto3's.
 
@@ -10,9 +11,14 @@ The one module of vfs that reads the environment: variables are where the SDK ha
 
 import os
 import re
+import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from vfs.bulk import Keys, Place
+
+if TYPE_CHECKING:
+    from configparser import RawConfigParser
 
 # Variables that are read here, or that have no part in reading a bucket; any other may change what boto3 does.
 _KNOWN = {
@@ -27,6 +33,9 @@ _LOOKED_AT = {
 }
 _KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 _SETTINGS = {"region", "output", "cli_pager", "cli_auto_prompt", "cli_timestamp_format"}  # in ~/.aws/config
+# A file that was written so shortly before it was read may have been written again since without looking different:
+# file systems tell the time in ticks, of up to two seconds.
+_TICK_S = 2.0
 
 # Of the partition that is AWS to most; China, GovCloud and the isolated ones have names of more parts or other hosts.
 _REGION = re.compile(r"(?:af|ap|ca|eu|il|me|mx|sa|us)-[a-z]+-\d")
@@ -49,6 +58,12 @@ def find(
     if place is None or not (keys or anonymous) or not _are_ordinary(variables, place.url.partition(":")[0]):
         return None
     return place, keys
+
+
+def origin(aws_profile: str) -> str:
+    """Where the keys that `find` found stand, in boto3's words."""
+    of_variables = not aws_profile and any(name.upper() in os.environ for name in _KEYS)
+    return "env" if of_variables else "shared-credentials-file"
 
 
 def _are_ordinary(variables: Mapping[str, str], scheme: str) -> bool:
@@ -87,12 +102,8 @@ def _section(file: str, profile: str, *, of_config: bool = False) -> Mapping[str
     path = os.path.expanduser(file)
     if not os.path.isfile(path):
         return {}
-    import configparser  # as boto3 does; not everybody has such a file
-
-    parser = configparser.RawConfigParser(default_section="")
-    try:
-        parser.read([path])
-    except (configparser.Error, UnicodeError):
+    parser = _parsed(path)
+    if parser is None:
         return None
     named = f"profile {profile}" if of_config and profile != "default" else profile
     # In ~/.aws/config a name may be written in several ways, with quotes or without.
@@ -101,6 +112,31 @@ def _section(file: str, profile: str, *, of_config: bool = False) -> Mapping[str
         return None
     found = dict(parser[named]) if alike else {}
     return None if any(not value or "\n" in value for value in found.values()) else found
+
+
+_files: dict[str, tuple[tuple[int, ...], "RawConfigParser | None"]] = {}
+"""What was read, of each file the last that was not written only just before, with how it looked then."""
+
+
+def _parsed(path: str) -> "RawConfigParser | None":
+    """What the file says, read again only if it has changed; None where it makes no sense."""
+    import configparser  # as boto3 does; not everybody has such a file
+
+    parser = configparser.RawConfigParser(default_section="")
+    try:
+        now, facts = time.time(), os.stat(path)
+        looks = facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size, facts.st_ino
+        known = _files.get(path)
+        if known and known[0] == looks:
+            return known[1]
+        parser.read([path])
+    except FileNotFoundError:
+        return parser
+    except (configparser.Error, UnicodeError):
+        return None
+    if now - max(facts.st_mtime, facts.st_ctime) > _TICK_S:
+        _files[path] = looks, parser
+    return parser
 
 
 def _place(bucket: str, endpoint: str, region: str, addressing_style: str) -> Place | None:

@@ -217,6 +217,8 @@ def _meaning(words: str, what: str, limit_s: float) -> Exception:
     """The failure that obstore's words are about."""
     if answered := _STATUS.search(words):
         return Refused(int(answered[1]), answered[2])
+    if "redirect without LOCATION" in words:  # it tells neither the status nor the rest
+        return Refused(301, "")
     if "IncompleteBody" in words:
         return CorruptData(f"{what}: the answer ended too early")
     kind = _KIND.search(words)

@@ -2,9 +2,11 @@
 
 It hides what an S3 has instead of folders, and that three clients work on it: obstore (bulk.py) fetches ranges, and
 all else is asked by HTTP alone (direct.py) where address and keys are ordinary (awssettings.py), which saves a mount
-the import of boto3, or else by boto3 (boto.py), which knows all there is about regions, keys and failures. Once the
-former was refused, or got what it cannot explain, the latter asks for good. Found by its URL, s3://BUCKET or
-s3://BUCKET/PREFIX. Only GET and HEAD are ever sent. It does not retry. Any thread may enter.
+the import of boto3, or else by boto3 (boto.py), which knows all there is about regions, keys and failures. A bucket
+that refuses is asked again, directly, in the region that it tells, or with the keys that are in ~/.aws by now. Once
+there is an answer that is not explained, or what is in ~/.aws is out of the ordinary, boto3 asks for good. Found by
+its URL, s3://BUCKET or s3://BUCKET/PREFIX, or s3:// for all buckets. Only GET and HEAD are ever sent. It does not
+retry. Any thread may enter.
 
 `_fetch` is a range through boto3, at eight times the price: for keys that obstore cannot name, for failures that it
 does not explain, and while a store throttles, since only boto3 shows how long that asks to wait.
@@ -16,6 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from vfs import answers, bucketlist, bulk
@@ -41,6 +44,9 @@ _log = logging.getLogger(__name__)
 
 # One receive; sockets give 64 to 200 KiB at a time, and a larger buffer is only allocated and shrunk again.
 _PIECE_BYTES = 256 << 10
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
+_REDIRECTS = {301, 302, 307, 308}
 
 
 @option_group
@@ -59,26 +65,32 @@ class Options:
     anonymous: bool = option(default=False, description="send no credentials, as public buckets allow")
 
 
-def open_source(url: str, options: Options) -> "S3Source":
-    """The bucket, or a folder of it, as a source. Sends nothing yet. Raises OptionError."""
-    from vfs import awssettings, direct  # here, because all commands import this module for its Options
-
+def open_source(url: str, options: Options) -> "S3Source | S3Buckets":
+    """The bucket, a folder of it, or all buckets, as a source. Sends nothing yet. Raises OptionError."""
     match = re.fullmatch(r"s3://([^/]*)(?:/(.*))?", url, re.IGNORECASE | re.DOTALL)
     bucket, prefix = (match[1], (match[2] or "").strip("/")) if match else ("", "")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", bucket):
+    if not _BUCKET.fullmatch(bucket) and url.lower() != "s3://":
         raise OptionError(f"{url!r} names no bucket: write s3://BUCKET or s3://BUCKET/PREFIX")
     if options.endpoint_url and not re.fullmatch(r"https?://[^/\s?#]+(/[^\s?#]*)?", options.endpoint_url):
         raise OptionError(f"endpoint_url={options.endpoint_url!r} is no URL: write http://HOST:PORT or https://HOST")
-    if options.region and not re.fullmatch(r"[A-Za-z0-9-]{1,63}", options.region):
+    if options.region and not _REGION.fullmatch(options.region):
         raise OptionError(f"region={options.region!r} is no region: write one such as eu-west-2")
     if options.anonymous and options.aws_profile:
         raise OptionError("anonymous=true sends no credentials: leave out aws_profile, or anonymous")
-    ordinary = awssettings.find(bucket, **as_dict(options))
-    if options.aws_profile and not ordinary:
+    directly = _way_to(bucket or "any-bucket", options)
+    if options.aws_profile and not directly:
         from vfs import boto
 
         boto.check_profile(options.aws_profile)
-    return S3Source(bucket, prefix, options, direct.Bucket(*ordinary) if ordinary else None)
+    return S3Source(bucket, prefix, options, directly) if bucket else S3Buckets(options)
+
+
+def _way_to(bucket: str, options: Options, **more: str) -> "direct.Bucket | None":
+    """How the bucket is asked without boto3, as things are now; None where only boto3 can."""
+    from vfs import awssettings, direct  # here, because all commands import this module for its Options
+
+    ordinary = awssettings.find(bucket, **(as_dict(options) | more))
+    return direct.Bucket(*ordinary) if ordinary else None
 
 
 class S3Source:
@@ -96,6 +108,8 @@ class S3Source:
         self._options = options
         self._direct = directly
         self._direct_is_over = directly is None
+        self._region = directly.place.region if directly else options.region
+        self._region_was_asked = False
         self._lock = threading.Lock()
         self._access: boto.Access | None = None  # made when it is needed, under the lock
         self._throttled = False
@@ -188,32 +202,74 @@ class S3Source:
 
     def _ask(self, what: str, directly: "Callable[[direct.Bucket], _T]", through_boto3: Callable[[Any], _T]) -> _T:
         """The answer that came directly, while that way is open, and otherwise boto3's."""
-        already = None
-        if self._direct is not None and not self._direct_is_over:
+        already, why = None, ""
+        way = None if self._direct_is_over else self._direct
+        # Twice there may be a better way: in the bucket's region, and with new keys.
+        for _ in range(3):
+            if way is None:
+                break
             try:
-                return directly(self._direct)
-            except bulk.Refused as refused:
-                code, message = answers.code_and_message(refused.status, refused.body)
-                if refused.status >= 400:
-                    if answers.meaning(refused.status, code) is not AccessDenied:
-                        raise answers.failure(
-                            what, refused.status, code, message, refused.headers, bucket=self._bucket
-                        ) from refused
-                    already = refused, self._direct.ranges
-                why = f"{code} {message}"
+                try:
+                    return directly(way)
+                except bulk.Refused as refused:
+                    already = (refused, way.ranges) if refused.status >= 400 else None
+                    why = " ".join(answers.code_and_message(refused.status, refused.body))
+                    way = self._better_than(way, refused, what)
             except bulk.Unexplained as failure:
-                why = str(failure)
-            if not self._direct_is_over:
-                self._direct_is_over = True
-                _log.info("%s: boto3 is asked from now on: %s", what, why)
+                already, why, way = None, str(failure), None
+        if why and not self._direct_is_over:
+            self._direct_is_over = True
+            _log.info("%s: boto3 is asked from now on: %s", what, why)
         return self._boto3().ask(what, through_boto3, already)
+
+    def _better_than(self, way: "direct.Bucket", refused: bulk.Refused, what: str) -> "direct.Bucket | None":
+        """Where the bucket's region or the keys are others by now, the way with those; None where boto3 must ask.
+
+        Raises the refusal as ours where neither was at fault, and Unexplained.
+        """
+        code, message = answers.code_and_message(refused.status, refused.body)
+        is_denied = refused.status >= 400 and answers.meaning(refused.status, code) is AccessDenied
+        if is_denied or refused.status in _REDIRECTS:
+            region = self._told_region(way, refused, what)
+            with self._lock:
+                if self._direct is not way:  # another thread has been here
+                    return self._direct
+                better = _way_to(self._bucket, self._options, region=region)
+                if better is None:
+                    return None
+                if (better.place, better.keys) != (way.place, way.keys):
+                    self._direct, self._region = better, region
+                    way.close()
+                    return better
+        if refused.status < 400:
+            return None
+        from vfs import awssettings
+
+        profile = self._options.aws_profile
+        who = f"profile {profile!r}" if profile else "the credentials"
+        who = f"{who} (from {awssettings.origin(profile)})" if way.keys else answers.ANONYMOUS
+        raise answers.failure(
+            what, refused.status, code, message, refused.headers, bucket=self._bucket, who=who
+        ) from refused
+
+    def _told_region(self, way: "direct.Bucket", refused: bulk.Refused, what: str) -> str:
+        """The bucket's region, as the refusal tells it or else, once, HEAD on the bucket; the one at hand otherwise."""
+        told = refused.headers.get("x-amz-bucket-region", "")
+        if found := re.search("<Region>(.*?)</Region>", refused.body):
+            told = told or found[1]
+        if not told and not self._region_was_asked and (refused.status >= 400 or not refused.headers):
+            told = way.region(what)
+            if _REGION.fullmatch(told):
+                self._region = told  # before it counts as asked: others take it from here
+            self._region_was_asked = True
+        return told if _REGION.fullmatch(told) else self._region
 
     def _boto3(self) -> "boto.Access":
         with self._lock:
             if self._access is None:
                 from vfs import boto
 
-                self._access = boto.Access(self._bucket, **as_dict(self._options))
+                self._access = boto.Access(self._bucket, **(as_dict(self._options) | {"region": self._region}))
             return self._access
 
     def _listing(self, what: str, wanted: Mapping[str, str]) -> bucketlist.ListPage:
@@ -238,9 +294,9 @@ class S3Source:
             return self._fetch(what, wanted, start, length, client)
         try:
             return ranges.read(what, wanted, start, length)
-        except bulk.Refused as refused:
-            raise boto3.refusal(refused) from refused
-        except bulk.Unexplained as failure:
+        except (bulk.Refused, bulk.Unexplained) as failure:
+            if isinstance(failure, bulk.Refused) and failure.status >= 400:
+                raise boto3.refusal(failure) from failure
             data = self._fetch(what, wanted, start, length, client)
             if not self._detoured:
                 self._detoured = True
@@ -261,6 +317,83 @@ class S3Source:
         if key not in self._logged and len(self._logged) < 1000:
             self._logged.add(key)
             _log.warning("s3://%s/%s is left out: a folder without a name cannot be shown", self._bucket, key)
+
+
+class S3Buckets:
+    """All buckets of a store, as one source: its keys begin with the bucket, which is opened when it is first needed.
+
+    Its root lists nothing: which buckets there are is not asked, and few may ask.
+    """
+
+    remote = True
+
+    def __init__(self, options: Options) -> None:
+        endpoint = options.endpoint_url.rstrip("/")
+        self.url = f"s3+{endpoint}/" if endpoint else "s3://"
+        self._options = options
+        self._lock = threading.Lock()
+        self._buckets: dict[str, S3Source] = {}  # under the lock
+
+    def list(self, folder: str) -> Iterator[Listed]:
+        """What stands directly in a folder; one request for each thousand names."""
+        return by_pages(folder, self.page)
+
+    def page(self, folder: str, after: str) -> Page:
+        """A thousand names of a folder."""
+        if not folder:
+            return Page((), "")
+        bucket, name, below = self._found(folder)
+        part = bucket.page(below, after)
+        listed = [
+            replace(entry, object=_within(name, entry.object)) if entry.object else entry for entry in part.listed
+        ]
+        return Page(listed, part.after)
+
+    def deep_page(self, folder: str, after: str) -> DeepPage:
+        """A thousand objects at any depth below a folder."""
+        if not folder:
+            return DeepPage((), more=False)
+        try:
+            bucket, name, below = self._found(folder)
+            part = bucket.deep_page(below, after)
+        except NotFound:
+            return DeepPage((), more=False)
+        return DeepPage([_within(name, obj) for obj in part.objects], part.more)
+
+    def stat(self, key: str) -> ObjectInfo:
+        """The object as it is now, from one HEAD."""
+        bucket, name, below = self._found(key)
+        if not below:
+            raise NotFound(f"stat s3://{key}: a bucket is no object")
+        return _within(name, bucket.stat(below))
+
+    def read(self, obj: ObjectInfo, start: int, length: int) -> Buffer:
+        """The bytes, from one GET that the store answers for this version only."""
+        bucket, _, below = self._found(obj.key)
+        return bucket.read(replace(obj, key=below), start, length)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        with self._lock:
+            buckets = [*self._buckets.values()]
+        for bucket in buckets:
+            bucket.close()
+
+    def _found(self, key: str) -> "tuple[S3Source, str, str]":
+        """The bucket that a key stands in, its name, and the key there. Raises NotFound for what can be no bucket."""
+        name, _, below = key.partition("/")
+        with self._lock:
+            bucket = self._buckets.get(name)
+            if bucket is None:
+                if not _BUCKET.fullmatch(name):
+                    raise NotFound(f"s3://{key}: no bucket can be called {name!r}")
+                bucket = self._buckets[name] = S3Source(name, "", self._options, _way_to(name, self._options))
+        return bucket, name, below
+
+
+def _within(bucket: str, obj: ObjectInfo) -> ObjectInfo:
+    """The object under the key that it has among all buckets."""
+    return ObjectInfo(f"{bucket}/{obj.key}", obj.size_bytes, obj.mtime_ns, obj.version)
 
 
 # -- names and objects ------------------------------------------------------------------------------------------
