@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from vfs import catalog as catalog_module
-from vfs.catalog import Catalog, Entry
+from vfs.catalog import Catalog, Entry, Tree
 from vfs.errors import AccessDenied, NotFound, SourceError, Unavailable
 from vfs.node import Kind, tag_of
-from vfs.sources import ObjectInfo
+from vfs.sources import UNKNOWN_SIZE, ObjectInfo
 
 
 def file(name: str, size: int = 5, is_video: bool = False) -> Entry:
@@ -361,7 +361,7 @@ def test_what_is_known_is_read_while_another_folder_is_being_written(tmp_path, f
     known = catalog(tmp_path / "c.sqlite", filler)
     known.folder("")
     with known._transaction() as database:
-        database.execute("INSERT INTO folder VALUES (NULL, 's', 'other', 0, 0, 0, 0)")
+        database.execute("INSERT INTO folder VALUES (NULL, 's', 'other', 0, 0, 0, 0, 0, 0, 0)")
         assert known.known("") is not None
         assert known.entry("", "a").name == "a"
         assert len(list(known.children(""))) == 4
@@ -389,4 +389,288 @@ def test_a_database_that_cannot_be_used_is_made_anew(tmp_path, filler, damage) -
     path.write_bytes(damage)
     known = catalog(path, filler)
     assert known.lookup("", "a").name == "a"
+    known.close()
+
+
+class TreeFiller:
+    """A whole tree, whichever folder is asked for; counts how often."""
+
+    def __init__(self, entries: list[tuple[str, Entry]]) -> None:
+        self.entries = entries
+        self.asked: list[str] = []
+        self.failure: Exception | None = None
+
+    def __call__(self, path: str) -> Tree:
+        self.asked.append(path)
+        return Tree(self._entries())
+
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        yield from self.entries
+        if self.failure:
+            raise self.failure
+
+
+@pytest.fixture
+def tree() -> TreeFiller:
+    made = [("takes/b", file("v.mp4", is_video=True)), ("", file("top")), ("takes/a", file("x")), ("takes", file("y"))]
+    return TreeFiller([*made, ("takes/b", file("w")), ("takes/a", Entry("empty", Kind.DIRECTORY))])
+
+
+def walked(known: Catalog, folder: str = "") -> dict[str, list[str]]:
+    """All folders with their names."""
+    found = {folder: names(known, folder)}
+    for entry in entries(known, folder):
+        if entry.kind is Kind.DIRECTORY:
+            found |= walked(known, f"{folder}/{entry.name}" if folder else entry.name)
+    return found
+
+
+WHOLE = {
+    "": ["takes", "top"],
+    "takes": ["a", "b", "y"],
+    "takes/a": ["empty", "x"],
+    "takes/b": ["v.mp4", "w"],
+    "takes/a/empty": [],
+}
+
+
+@pytest.mark.parametrize("first", ["", "takes/b"])
+@pytest.mark.parametrize("batch", [1, 2, 6, 100])
+def test_a_tree_is_given_once_and_makes_all_folders(tmp_path, tree, monkeypatch, first, batch) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", batch)
+    for _ in range(2):
+        known = catalog(tmp_path / "c.sqlite", tree)  # type: ignore[arg-type]
+        known.folder(first)
+        assert walked(known) == WHOLE
+        assert {known.folder(path).listed_at for path in WHOLE} == {known.folder("").listed_at}
+        assert [path for path in WHOLE if known.folder(path).has_videos] == ["takes/b"]
+        assert known.known_bytes() == 25
+        known.close()
+    assert tree.asked == [first]
+
+
+def test_a_folder_that_a_tree_does_not_have_is_absent_and_nobody_is_asked(tree) -> None:
+    known = catalog(None, tree)
+    known.folder("")
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            known.folder("takes/c")
+    assert tree.asked == [""]
+    known.close()
+    known = catalog(None, tree)
+    with pytest.raises(NotFound):
+        known.folder("takes/c")
+    assert walked(known) == WHOLE
+    assert tree.asked == ["", "takes/c"]
+    known.close()
+
+
+def test_a_tree_of_nothing_is_an_empty_root(tree) -> None:
+    tree.entries = []
+    known = catalog(None, tree)
+    assert walked(known) == {"": []}
+    known.close()
+
+
+def test_one_invalid_folder_has_the_whole_tree_renewed_once_and_what_is_gone_forgotten(tmp_path, tree) -> None:
+    path = tmp_path / "c.sqlite"
+    known = catalog(path, tree)
+    known.folder("")
+    known.invalidate("takes/a")
+    tree.entries = [("takes/b", file("new"))]
+    assert names(known, "takes/b") == ["v.mp4", "w"]  # still believed
+    with pytest.raises(NotFound):
+        known.folder("takes/a")
+    assert walked(known) == {"": ["takes"], "takes": ["b"], "takes/b": ["new"]}
+    assert tree.asked == ["", "takes/a"]
+    assert (stored_rows(path), stored_folders(path)) == (3, 3)
+    known.close()
+
+
+def test_a_tree_past_its_age_is_renewed_once_for_all_who_ask_for_any_folder(tmp_path, tree) -> None:
+    known = catalog(tmp_path / "c.sqlite", tree, age=0.05)
+    known.folder("")
+    known._fill = lambda path: (time.sleep(0.2), tree(path))[1]
+    time.sleep(0.06)
+    with contextlib.closing(sqlite3.connect(tmp_path / "c.sqlite")) as database, database:
+        database.execute("UPDATE folder SET took_s = 0")
+    threads = [threading.Thread(target=known.folder, args=(path,)) for path in WHOLE]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tree.asked) == 2
+    assert walked(known) == WHOLE
+    known.close()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_a_tree_that_breaks_off_leaves_the_old_one_whole_and_nothing_behind(tmp_path, tree, monkeypatch, batch) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", batch)
+    path = tmp_path / "c.sqlite"
+    known = catalog(path, tree)
+    known.folder("")
+    known.invalidate("")
+    tree.failure = AccessDenied("licence ended")
+    with pytest.raises(AccessDenied):
+        known.folder("")
+    assert (stored_rows(path), stored_folders(path)) == (9, 5)
+    tree.failure = Unavailable("down")
+    assert walked(known) == WHOLE
+    known.close()
+
+
+def test_the_old_tree_is_shown_until_the_new_one_is_whole(tmp_path, tree, monkeypatch) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", 1)
+    known = catalog(tmp_path / "c.sqlite", tree)
+    known.folder("")
+    seen = []
+
+    def new() -> Iterator[tuple[str, Entry]]:
+        for n in range(5):
+            seen.append((walked(known, "takes/b"), os.fsencode("top") in [name for name, *_ in known.children("")]))
+            yield f"other/{n}", file("x")
+
+    known._fill = lambda path: Tree(new())
+    known.invalidate("takes/a")
+    with pytest.raises(NotFound):
+        known.folder("takes/a")
+    assert seen == [({"takes/b": ["v.mp4", "w"]}, True)] * 5
+    assert names(known, "") == ["other"]
+    known.close()
+
+
+def test_in_a_tree_names_that_cannot_be_shown_are_left_out_with_what_stands_below_and_said_once(tree, caplog) -> None:
+    tree.entries = [
+        ("a", file("x/y")),
+        ("..", file("x")),
+        ("a//b", file("x")),
+        ("a", file("good")),
+        ("a//b", file("y")),
+    ]
+    known = catalog(None, tree)
+    assert walked(known) == {"": ["a"], "a": ["good"]}
+    assert len(caplog.records) == 1
+    known.close()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("batch", [1, 100])
+def test_in_a_tree_a_folder_wins_over_a_file_and_the_first_over_the_second(
+    tree, monkeypatch, caplog, order, batch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", batch)
+    tree.entries = [*[("", file("a")), ("a", file("x", 1))][::order], ("a", file("x", 2))]
+    known = catalog(None, tree)
+    assert walked(known) == {"": ["a"], "a": ["x"]}
+    assert entries(known, "a") == [file("x", 1)]
+    assert "2 names stand twice" in caplog.text
+    known.close()
+
+
+def test_of_a_tree_a_batch_is_held_at_a_time(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", 100)
+    obj = ObjectInfo("k", 1, 1, "v")
+    made = ((f"f{n % 50}", Counted(f"{n:06d}", Kind.FILE, obj)) for n in range(5000))
+    Counted.most = 0
+    known = Catalog(tmp_path / "c.sqlite", "s", lambda path: Tree(made), 100)
+    assert len(names(known, "f7")) == 100
+    assert 0 < Counted.most <= 101
+    known.close()
+
+
+def test_a_tree_whose_beginning_another_process_has_swept_away_is_not_shown(tmp_path, tree, monkeypatch) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", 2)
+    known = catalog(tmp_path / "c.sqlite", tree)
+
+    def slow() -> Iterator[tuple[str, Entry]]:
+        yield from tree.entries
+        monkeypatch.setattr(catalog_module, "_ABANDONED_S", 0.0)
+        other = catalog(tmp_path / "c.sqlite", Filler({"": []}), space="other")
+        other.folder("")
+        other.close()
+
+    known._fill = lambda path: Tree(slow())
+    with pytest.raises(Unavailable, match="given up"):
+        known.folder("")
+    known._fill = tree
+    assert walked(known) == WHOLE
+    known.close()
+
+
+def test_a_dataset_may_give_folders_where_it_gave_a_tree(tree, filler) -> None:
+    known = catalog(None, tree)
+    known.folder("")
+    known._fill = filler
+    known.invalidate("")
+    assert names(known, "") == ["a", "b.mp4", "d", "e1.mp4"]
+    assert not known.folder("").of_tree
+    known.close()
+
+
+def unsized(name: str, is_video: bool = False) -> Entry:
+    return Entry(name, Kind.FILE, ObjectInfo(f"k/{name}", UNKNOWN_SIZE, 0, ""), "", is_video)
+
+
+def info(name: str, size: int, version: str = "v1") -> ObjectInfo:
+    return ObjectInfo(f"k/{name}", size, 7, version)
+
+
+def test_sizes_are_learnt_and_survive_the_mount(tmp_path, filler) -> None:
+    filler.folders[""] = [unsized("a"), file("b"), unsized("c"), unsized("d")]
+    known = catalog(tmp_path / "c.sqlite", filler)
+    assert not known.folder("").is_told
+    assert list(known.unsized("")) == [("a", "k/a"), ("c", "k/c"), ("d", "k/d")]
+    assert list(known.unsized("", "a")) == [("c", "k/c"), ("d", "k/d")]
+    assert known.known_bytes() == 5
+    assert [obj.key for obj in known.objects_after("", "", 9)] == ["k/b"]
+    known.learn("", [("a", "k/a", info("a", 100)), ("c", "k/c", info("c", 0))])
+    assert known.known_bytes() == 105
+    known.close()
+    known = catalog(tmp_path / "c.sqlite", filler)
+    assert known.entry("", "a").object == info("a", 100)
+    assert {name: (size, tag) for name, _, tag, size, _ in known.children("")}[b"a"] == (
+        100,
+        tag_of(Kind.FILE, info("a", 100).identity),
+    )
+    assert list(known.unsized("")) == [("d", "k/d")]
+    assert filler.asked == [""]
+    known.close()
+
+
+def test_a_file_that_the_store_does_not_have_is_dropped(filler) -> None:
+    filler.folders[""] = [unsized("a", is_video=True), unsized("b")]
+    known = catalog(None, filler)
+    before = known.folder("")
+    known.learn("", [("a", "k/a", None)])
+    assert names(known, "") == ["b"]
+    assert (before.has_videos, known.folder("").has_videos) == (True, False)
+    assert known.folder("") != before
+    known.close()
+
+
+def test_what_was_learnt_or_listed_meanwhile_stays(filler) -> None:
+    filler.folders[""] = [unsized("a"), file("b"), Entry("c", Kind.LINK, target="b")]
+    known = catalog(None, filler)
+    known.folder("")
+    known.learn("", [("a", "k/a", info("a", 1))])
+    late = [("a", "k/a", info("a", 2)), ("b", "k/b", None), ("c", "", None), ("gone", "k/gone", info("gone", 1))]
+    known.learn("", late)
+    known.learn("", [("a", "k/other", None)], before=info("a", 1))
+    known.learn("nowhere", late)
+    assert [entry.object and entry.object.size_bytes for entry in entries(known, "")] == [1, 5, None]
+    assert known.folder("").changes == 0
+    assert known.known_bytes() == 6
+    known.close()
+
+
+def test_an_object_that_turned_out_otherwise_is_replaced_and_the_folder_is_another(filler) -> None:
+    filler.folders[""] = [Entry("a", Kind.FILE, ObjectInfo("k/a", 9, 0, "")), file("b")]
+    known = catalog(None, filler)
+    before = known.folder("")
+    known.learn("", [("a", "k/a", info("a", 4))], before=ObjectInfo("k/a", 9, 0, ""))
+    assert known.entry("", "a").object == info("a", 4)
+    assert known.known_bytes() == 9
+    assert known.folder("") != before
+    assert known.names_of("", "k/a") == ["a"]
     known.close()

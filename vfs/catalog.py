@@ -6,7 +6,10 @@ known says by itself that a name is not there. Names that no directory can hold 
 
 A listing is written under a folder id that no path leads to yet, in batches, and takes the path when it is whole: a
 folder of a million names never stands in memory, and one whose listing breaks off stays as it was. Rows that no path
-leads to any more are swept away in batches.
+leads to any more are swept away in batches. A dataset that gives its whole tree at once (`Tree`) has it written in the
+same way, all folders under paths that nobody asks for, which become their own together.
+
+A file may have a size that nobody has asked the store for (vfs.sources.UNKNOWN_SIZE); `learn` takes it once known.
 
 Called by the mounted tree. Any thread may call, and the event loop may call what is said not to wait for a listing.
 One connection writes and one reads, each serving all threads under its lock for one short statement or batch at a
@@ -17,12 +20,14 @@ filled outside the locks.
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,24 +43,32 @@ log = logging.getLogger(__name__)
 _PAGE_ROWS = 256
 # Rows written in one transaction, which takes 15 ms: so long at most does another folder's listing wait.
 _BATCH_ROWS = 2048
+# The same of a whole tree, whose entries may come in any order: of 60,000 folders few pages are written twice.
+_TREE_BATCH_ROWS = 8 * _BATCH_ROWS
 # A listing whose next batch did not come for this long was left by a process that is no more. A store's page has 60 s.
 _ABANDONED_S = 600.0
 _NAME_LIMIT_BYTES = 255  # NAME_MAX of Linux
+# In front of the path of a folder of a tree that is not whole yet.
+_TOKEN_BYTES = 16
+_GIVEN_UP = f"the listing was given up: nothing had come for {_ABANDONED_S:.0f} s"
 # A listing is believed for at least this many times what it took to make: however short `max_age_s` is, a walk through
 # a huge folder spends a twentieth of its time on listing it again, and does not do so at every name.
 _WORTH = 20
 
 # A folder whose space is "" has no path: it is being filled, or its rows wait to be swept away (listed_at 0).
+# `unversioned` counts its files whose versions the listing did not tell, `changes` what has been learnt of them that
+# was told otherwise before.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folder (
     id INTEGER PRIMARY KEY, space TEXT NOT NULL, path BLOB NOT NULL, listed_at REAL NOT NULL,
-    took_s REAL NOT NULL, videos INTEGER NOT NULL, bytes INTEGER NOT NULL, UNIQUE (space, path));
+    took_s REAL NOT NULL, videos INTEGER NOT NULL, bytes INTEGER NOT NULL, unversioned INTEGER NOT NULL,
+    changes INTEGER NOT NULL, of_tree INTEGER NOT NULL, UNIQUE (space, path));
 CREATE TABLE IF NOT EXISTS entry (
     folder INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, tag INTEGER NOT NULL,
     size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, is_video INTEGER NOT NULL, key BLOB NOT NULL,
     version TEXT NOT NULL, target BLOB NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID;
 """
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _CHILD = "name, kind, tag, size_bytes, mtime_ns"
 _ENTRY = "name, kind, size_bytes, mtime_ns, is_video, key, version, target"
 # By path and not by id: between two statements a folder may be listed anew, under another id.
@@ -68,7 +81,17 @@ INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (folder, nam
     WHERE excluded.kind = {Kind.DIRECTORY:d} AND entry.kind <> {Kind.DIRECTORY:d}
 """
 _UNLINK = "UPDATE folder SET space = '', path = randomblob(16), listed_at = 0"
+_STAGE = "INSERT INTO folder VALUES (?, '', ?, ?, 0, 0, 0, 0, 0, 0)"
+# What is told of a folder by its entries.
+_SUMS = f"""
+SELECT COALESCE(SUM(is_video), 0),
+    COALESCE(SUM(size_bytes) FILTER (WHERE kind = {Kind.FILE:d} AND size_bytes >= 0), 0),
+    COUNT(*) FILTER (WHERE kind = {Kind.FILE:d} AND version = '')
+FROM entry WHERE folder = """
 _KINDS = tuple(Kind)
+_FILE = int(Kind.FILE)
+# What os.fsencode looks up each time, which took a tenth of writing a tree.
+_FILE_NAMES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +105,43 @@ class Entry:
     is_video: bool = False
 
 
+@dataclass(frozen=True)
+class Tree:
+    """Every entry of the dataset at once, where one folder cannot be known without all."""
+
+    entries: Iterator[tuple[str, Entry]]
+    """Each with its folder, in any order. Folders are made from these paths: every part of them is a directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder whose names are known: since when (`time.time`), and whether videos stand in it."""
+    """A folder whose names are known: since when (`time.time`), and whether videos stand in it.
+
+    `is_told`: the listing told the versions of all its files. `changes` is another number whenever a file turned out
+    not to be what was told of it. `of_tree`: it came with all others.
+    """
 
     listed_at: float
     took_s: float
     has_videos: bool
+    is_told: bool = True
+    changes: int = 0
+    of_tree: bool = False
 
 
 class Catalog:
     """The known folders of one space (one source as one dataset with its options shows it)."""
 
-    def __init__(self, file: Path | None, space: str, fill: Callable[[str], Iterable[Entry]], max_age_s: float) -> None:
+    def __init__(
+        self, file: Path | None, space: str, fill: Callable[[str], Iterable[Entry] | Tree], max_age_s: float
+    ) -> None:
         """`file` is the database, or None to remember nothing after close. `fill` raises NotFound and source errors."""
         self.max_age_s = max_age_s
         self._space = space
         self._fill = fill
         self._file = file
         self._flights: Flights[str, Folder] = Flights()
+        self._trees: Flights[str, None] = Flights()
         self._writing, self._reading = _open(file)
         # Held for one statement, or one transaction of at most a batch; never both.
         self._write_lock = threading.Lock()
@@ -149,12 +190,24 @@ class Catalog:
         return [entry for entry in map(_entry, rows) if PurePosixPath(entry.name).stem == stem]
 
     def objects_after(self, folder: str, name: str, count: int) -> list[ObjectInfo]:
-        """The first `count` files after a name, in the order of their names' bytes."""
+        """The first `count` files of known size after a name, in the order of their names' bytes."""
         rows = self._rows(
-            f"SELECT {_ENTRY} FROM entry WHERE {_IN_FOLDER} AND name > ? AND kind = ? ORDER BY name LIMIT ?",
+            f"SELECT {_ENTRY} FROM entry WHERE {_IN_FOLDER} AND name > ? AND kind = ? AND size_bytes >= 0 "
+            "ORDER BY name LIMIT ?",
             *(folder, os.fsencode(name), int(Kind.FILE), count),
         )
         return [entry.object for entry in map(_entry, rows) if entry.object is not None]
+
+    def unsized(self, folder: str, after: str = "") -> Iterator[tuple[str, str]]:
+        """The names after another whose sizes are not known, in order, each with the key of its object."""
+        condition = f"AND size_bytes < 0 AND kind = {Kind.FILE:d}"
+        for name, key in self._pages("name, key", folder, condition, os.fsencode(after)):
+            yield os.fsdecode(name), os.fsdecode(key)
+
+    def names_of(self, folder: str, key: str) -> list[str]:
+        """The names that an object has in a folder; looks at all of them."""
+        rows = self._rows(f"SELECT name FROM entry WHERE {_IN_FOLDER} AND key = ?", folder, os.fsencode(key))
+        return [os.fsdecode(name) for (name,) in rows]
 
     def valid_s(self, known: Folder) -> float:
         """How much longer the folder's listing will be believed."""
@@ -165,6 +218,20 @@ class Catalog:
         """The sum of the sizes of all files in folders that have been listed."""
         rows = self._select("SELECT COALESCE(SUM(bytes), 0) FROM folder WHERE space = ?", self._space)
         return int(rows[0][0])
+
+    def learn(
+        self, folder: str, found: Iterable[tuple[str, str, ObjectInfo | None]], before: ObjectInfo | None = None
+    ) -> None:
+        """Writes what the store told of files whose sizes were not known, or that were `before`: for a name and its
+        key the object as it is, or None where it is not there: then the name is not there either.
+
+        What was written meanwhile by others stays.
+        """
+        told = None if before is None else tag_of(Kind.FILE, before.identity)
+        rest = iter(found)
+        while batch := list(islice(rest, _BATCH_ROWS)):
+            with self._transaction() as database:
+                _learn(database, self._at(folder), batch, told)
 
     def invalidate(self, path: str) -> None:
         """The folder is listed again when it is next asked for."""
@@ -185,6 +252,7 @@ class Catalog:
         """
         if known := self.known(path):
             return known
+        self._require_in_tree(path)
         flight, mine = self._flights.join(path)
         if not mine:
             return self._flights.wait(flight, path)
@@ -217,8 +285,17 @@ class Catalog:
     def _refill(self, path: str) -> Folder:
         """Writes what the source lists, and lets the path lead to it when it is whole."""
         began = time.monotonic()
+        root = self._last("")
+        if root is not None and root.of_tree:
+            return self._of_tree(path, lambda: self._fill(path))
+        filling = self._fill(path)
+        if isinstance(filling, Tree):
+            return self._of_tree(path, lambda: filling)
+        return self._write(path, filling, began)
+
+    def _write(self, path: str, filling: Iterable[Entry], began: float) -> Folder:
         refused: list[str] = []
-        rows = _as_rows(self._fill(path), refused)
+        rows = _as_rows(filling, refused)
         offered, identity = 0, None
         try:
             while True:
@@ -241,38 +318,79 @@ class Catalog:
     def _publish(self, database: sqlite3.Connection, identity: int, path: str, began: float) -> tuple[Folder, int]:
         """Gives the path to a listing that is whole, and the number of its names with the folder."""
         database.execute(f"{_UNLINK} WHERE space = ? AND path = ?", self._at(path))
-        count, videos, total = database.execute(
-            "SELECT COUNT(*), COALESCE(SUM(is_video), 0), COALESCE(SUM(size_bytes) FILTER (WHERE kind = ?), 0) "
-            "FROM entry WHERE folder = ?",
-            (int(Kind.FILE), identity),
-        ).fetchone()
-        folder = Folder(time.time(), time.monotonic() - began, videos > 0)
+        count = database.execute("SELECT COUNT(*) FROM entry WHERE folder = ?", (identity,)).fetchone()[0]
+        videos, total, unversioned = database.execute(f"{_SUMS} ?", (identity,)).fetchone()
+        folder = Folder(time.time(), time.monotonic() - began, videos > 0, unversioned == 0)
         database.execute(
-            "UPDATE folder SET (space, path, listed_at, took_s, videos, bytes) = (?, ?, ?, ?, ?, ?) WHERE id = ?",
-            (*self._at(path), folder.listed_at, folder.took_s, videos, total, identity),
+            "UPDATE folder SET (space, path, listed_at, took_s, videos, bytes, unversioned) = (?, ?, ?, ?, ?, ?, ?) "
+            "WHERE id = ?",
+            (*self._at(path), folder.listed_at, folder.took_s, videos, total, unversioned, identity),
         )
         return folder, count
+
+    # -- a dataset that gives its whole tree
+
+    def _require_in_tree(self, path: str) -> None:
+        """Raises NotFound for a folder that a tree which may still be believed does not have."""
+        root = self.known("")
+        if root is not None and root.of_tree and self._last(path) is None:
+            raise NotFound(f"{path}: no such folder")
+
+    def _of_tree(self, path: str, fill: Callable[[], Iterable[Entry] | Tree]) -> Folder:
+        """A folder of a tree that is filled whole, whichever of its folders is asked for."""
+        flight, mine = self._trees.join("")
+        if not mine:
+            self._trees.wait(flight, path)
+        else:
+            try:
+                # Whoever filled it may have landed between the question and the flight.
+                if self.known(path) is None:
+                    self._require_in_tree(path)
+                    self._write_tree(path, fill())
+            except BaseException as failure:
+                self._trees.crash("", failure)
+                raise
+            else:
+                self._trees.land("", None)
+        folder = self._last(path)
+        if folder is None:
+            raise NotFound(f"{path}: no such folder")
+        return folder
+
+    def _write_tree(self, path: str, filling: Iterable[Entry] | Tree) -> None:
+        """Writes all folders, and lets their paths lead to them when they are whole."""
+        began = time.monotonic()
+        if not isinstance(filling, Tree):  # a newer release of the dataset's module has folders
+            self._write(path, filling, began)
+            return
+        staging = _Staging()
+        try:
+            while True:
+                entries = list(islice(filling.entries, _TREE_BATCH_ROWS))
+                batch, is_last = staging.rows_of(entries), len(entries) < _TREE_BATCH_ROWS
+                del entries
+                with self._transaction() as database:
+                    staging.write(database, batch)
+                    if is_last:
+                        count = staging.publish(database, self._space, began)
+                        break
+        except BaseException:
+            with self._transaction() as database:
+                staging.give_up(database)
+            raise
+        _warn("", staging.refused, staging.offered - count)
 
     def _sweep(self) -> None:
         """Deletes rows that no path leads to: of listings that were replaced, broke off or were left by a crash."""
         try:
             while swept := self._select(
-                "SELECT id FROM folder WHERE space = '' AND listed_at < ? LIMIT 1", time.time() - _ABANDONED_S
+                "SELECT id FROM folder WHERE space = '' AND listed_at < ? LIMIT ?",
+                *(time.time() - _ABANDONED_S, _BATCH_ROWS),
             ):
-                self._sweep_batch(swept[0][0])
+                with self._transaction() as database:
+                    _sweep(database, [identity for (identity,) in swept])
         except SourceError as failure:  # whoever asked for a folder has it; the next listing sweeps again
             log.warning("old listings could not be deleted: %s", failure)
-
-    def _sweep_batch(self, identity: int) -> None:
-        with self._transaction() as database:
-            cut = database.execute(
-                "SELECT name FROM entry WHERE folder = ? ORDER BY name LIMIT 1 OFFSET ?", (identity, _BATCH_ROWS)
-            ).fetchone()
-            if cut:
-                database.execute("DELETE FROM entry WHERE folder = ? AND name < ?", (identity, cut[0]))
-            else:
-                database.execute("DELETE FROM entry WHERE folder = ?", (identity,))
-                database.execute("DELETE FROM folder WHERE id = ?", (identity,))
 
     # -- the database
 
@@ -282,19 +400,24 @@ class Catalog:
     def _last(self, path: str) -> Folder | None:
         """The folder as it was last listed, however long ago."""
         rows = self._select(
-            "SELECT listed_at, took_s, videos FROM folder WHERE space = ? AND path = ?", *self._at(path)
+            "SELECT listed_at, took_s, videos > 0, unversioned = 0, changes, of_tree FROM folder "
+            "WHERE space = ? AND path = ?",
+            *self._at(path),
         )
-        return Folder(rows[0][0], rows[0][1], rows[0][2] > 0) if rows else None
+        if not rows:
+            return None
+        listed_at, took_s, has_videos, is_told, changes, of_tree = rows[0]
+        return Folder(listed_at, took_s, bool(has_videos), bool(is_told), changes, bool(of_tree))
 
     def _is_fresh(self, folder: Folder) -> bool:
         return folder.listed_at <= time.time() and self.valid_s(folder) > 0
 
-    def _pages(self, columns: str, folder: str, condition: str) -> Iterator[tuple[Any, ...]]:
-        """Rows of a folder in the order of names; the first column is the name."""
+    def _pages(self, columns: str, folder: str, condition: str, after: bytes = b"") -> Iterator[tuple[Any, ...]]:
+        """Rows of a folder in the order of names, after one of them; the first column is the name."""
         statement = (
             f"SELECT {columns} FROM entry WHERE {_IN_FOLDER} AND name > ? {condition} ORDER BY name LIMIT {_PAGE_ROWS}"
         )
-        last = b""
+        last = after
         while True:
             rows = self._rows(statement, folder, last)
             yield from rows
@@ -345,30 +468,191 @@ def _staged(database: sqlite3.Connection, identity: int | None) -> int:
     """The id under which a listing is written, made if there is none yet; says that it is still being written."""
     now = time.time()
     if identity is None:
-        made = database.execute("INSERT INTO folder VALUES (NULL, '', randomblob(16), ?, 0, 0, 0)", (now,)).lastrowid
+        made = database.execute(_STAGE, (None, os.urandom(_TOKEN_BYTES), now)).lastrowid
         assert made is not None, "SQLite gives the id of a row that it inserted"
         return made
     if not database.execute("UPDATE folder SET listed_at = ? WHERE id = ?", (now, identity)).rowcount:
-        raise Unavailable(f"the listing was given up: nothing had come for {_ABANDONED_S:.0f} s")
+        raise Unavailable(_GIVEN_UP)
     return identity
 
 
+class _Staging:
+    """A tree that is being written: its folders' paths have random bytes in front until all of them are whole."""
+
+    def __init__(self) -> None:
+        self.refused: list[str] = []
+        self.offered = 0
+        """Names, each directory once."""
+        token = os.urandom(_TOKEN_BYTES)
+        after = (int.from_bytes(token) + 1) % (1 << 8 * _TOKEN_BYTES)
+        self._token = token
+        self._staged = ("space = '' AND path >= ? AND path < ?", token, after.to_bytes(_TOKEN_BYTES))
+        self._ids: dict[str, int | None] = {}  # None: a folder that cannot be shown
+        self._made = 0
+        self._touched_at = 0.0
+        # Of the transaction under way: the next id, and what is to be written.
+        self._next = 0
+        self._folders: list[tuple[int, bytes, float]] = []
+        self._rows: list[tuple[Any, ...]] = []
+
+    def rows_of(self, entries: Iterable[tuple[str, Entry]]) -> list[tuple[str, tuple[Any, ...]]]:
+        """The entries as rows, each with its folder."""
+        rows = []
+        for folder, entry in entries:
+            row = _as_row(entry)
+            if row is None:
+                self.refused.append(entry.name)
+            else:
+                rows.append((folder, row))
+        return rows
+
+    def write(self, database: sqlite3.Connection, entries: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        """Writes some entries, and the folders that they stand in or are."""
+        now = time.time()
+        if now - self._touched_at > _ABANDONED_S / 8:
+            self._update(database, "listed_at = ?", now)
+            self._touched_at = now
+        self._next = 1 + database.execute("SELECT COALESCE(MAX(id), 0) FROM folder").fetchone()[0]
+        self._folder("")
+        ids, rows = self._ids, self._rows
+        for folder, row in entries:
+            if row[1] == Kind.DIRECTORY:
+                name = os.fsdecode(row[0])
+                self._folder(f"{folder}/{name}" if folder else name)
+                continue
+            identity = ids[folder] if folder in ids else self._folder(folder)
+            if identity is not None:
+                rows.append((identity, *row))
+        # In the order of the table: of a folder whose entries come here and there, each page is looked for once.
+        rows.sort(key=itemgetter(0, 1))
+        database.executemany(_STAGE, self._folders)
+        database.executemany(_INSERT, rows)
+        self.offered += len(rows)
+        self._folders.clear()
+        rows.clear()
+
+    def publish(self, database: sqlite3.Connection, space: str, began: float) -> int:
+        """Lets all paths lead to the new folders, and gives the number of their entries."""
+        database.execute(f"{_UNLINK} WHERE space = ?", (space,))
+        self._update(
+            database,
+            f"(space, path, listed_at, took_s, of_tree) = (?, substr(path, {_TOKEN_BYTES + 1}), ?, ?, 1), "
+            f"(videos, bytes, unversioned) = ({_SUMS} folder.id)",
+            *(space, time.time(), time.monotonic() - began),
+        )
+        of_space = "SELECT COUNT(*) FROM entry WHERE folder IN (SELECT id FROM folder WHERE space = ?)"
+        return int(database.execute(of_space, (space,)).fetchone()[0])
+
+    def give_up(self, database: sqlite3.Connection) -> None:
+        """Leaves what was written to be swept away."""
+        condition, *bounds = self._staged
+        database.execute(f"UPDATE folder SET listed_at = 0 WHERE {condition}", bounds)
+
+    def _update(self, database: sqlite3.Connection, assignments: str, *values: object) -> None:
+        """Changes all folders of the tree. Raises Unavailable where another process has begun to sweep them away."""
+        condition, *bounds = self._staged
+        if (
+            database.execute(f"UPDATE folder SET {assignments} WHERE {condition}", (*values, *bounds)).rowcount
+            < self._made
+        ):
+            raise Unavailable(_GIVEN_UP)
+
+    def _folder(self, path: str) -> int | None:
+        """The id of a folder, which is made, with all above it, where it is not there; None for one without a name."""
+        if path in self._ids:
+            return self._ids[path]
+        identity = None
+        above, _, name = path.rpartition("/")
+        row = _as_row(Entry(name, Kind.DIRECTORY)) if path else None
+        parent = self._folder(above) if row else None
+        if path and row is None:
+            self.refused.append(name)
+        if not path or parent is not None:
+            identity, self._next = self._next, self._next + 1
+            self._folders.append((identity, self._token + os.fsencode(path), self._touched_at))
+            self._made += 1
+        if parent is not None and row:
+            self._rows.append((parent, *row))
+        self._ids[path] = identity
+        return identity
+
+
+def _sweep(database: sqlite3.Connection, identities: list[int]) -> None:
+    """Deletes folders with their entries, as many of these as one transaction may have."""
+    left = _BATCH_ROWS
+    for identity in identities:
+        cut = database.execute(
+            "SELECT name FROM entry WHERE folder = ? ORDER BY name LIMIT 1 OFFSET ?", (identity, left)
+        ).fetchone()
+        if cut:
+            database.execute("DELETE FROM entry WHERE folder = ? AND name < ?", (identity, cut[0]))
+            return
+        left -= 1 + database.execute("DELETE FROM entry WHERE folder = ?", (identity,)).rowcount
+        database.execute("DELETE FROM folder WHERE id = ?", (identity,))
+        if left <= 0:
+            return
+
+
+def _learn(
+    database: sqlite3.Connection,
+    at: tuple[str, bytes],
+    found: Iterable[tuple[str, str, ObjectInfo | None]],
+    told: int | None,
+) -> None:
+    """`Catalog.learn` in one transaction; `told` is the tag of the version that was known."""
+    folder = database.execute("SELECT id FROM folder WHERE space = ? AND path = ?", at).fetchone()
+    if folder is None:
+        return
+    total = videos = changes = 0
+    for name, key, obj in found:
+        place = (folder[0], os.fsencode(name))
+        row = database.execute(
+            "SELECT size_bytes, tag, is_video, key FROM entry WHERE folder = ? AND name = ?", place
+        ).fetchone()
+        if row is None or row[3] != os.fsencode(key) or (row[0] >= 0 and row[1] != told):
+            continue
+        total += (obj.size_bytes if obj else 0) - max(row[0], 0)
+        changes += obj is None or row[0] >= 0
+        if obj is not None:
+            tag = tag_of(Kind.FILE, obj.identity)
+            database.execute(
+                "UPDATE entry SET (tag, size_bytes, mtime_ns, version) = (?, ?, ?, ?) WHERE folder = ? AND name = ?",
+                (tag, obj.size_bytes, obj.mtime_ns, obj.version, *place),
+            )
+        else:
+            videos -= row[2]
+            database.execute("DELETE FROM entry WHERE folder = ? AND name = ?", place)
+    database.execute(
+        "UPDATE folder SET (bytes, videos, changes) = (bytes + ?, videos + ?, changes + ?) WHERE id = ?",
+        (total, videos, changes, folder[0]),
+    )
+
+
 def _as_rows(entries: Iterable[Entry], refused: list[str]) -> Iterator[tuple[Any, ...]]:
-    """The entries as rows, without their folder. Those whose names the kernel refuses go to `refused`.
+    """The entries as rows, without their folder. Those whose names the kernel refuses go to `refused`."""
+    for entry in entries:
+        row = _as_row(entry)
+        if row is None:
+            refused.append(entry.name)
+        else:
+            yield row
+
+
+def _as_row(entry: Entry) -> tuple[Any, ...] | None:
+    """An entry as a row, without its folder; None where the kernel refuses its name.
 
     One name with a slash in it makes the whole directory unreadable (EIO from readdir).
     """
-    for entry in entries:
-        name = os.fsencode(entry.name)
-        if entry.name in ("", ".", "..") or b"/" in name or b"\0" in name or len(name) > _NAME_LIMIT_BYTES:
-            refused.append(entry.name)
-        elif entry.object is not None and entry.kind is Kind.FILE:
-            obj, tag = entry.object, tag_of(Kind.FILE, entry.object.identity)
-            facts = (tag, obj.size_bytes, obj.mtime_ns, entry.is_video, os.fsencode(obj.key), obj.version)
-            yield name, int(Kind.FILE), *facts, b""
-        else:
-            target = os.fsencode(entry.target)
-            yield name, int(entry.kind), tag_of(entry.kind, ""), len(target), 0, entry.is_video, b"", "", target
+    text = entry.name
+    name = text.encode(*_FILE_NAMES)
+    if text in ("", ".", "..") or b"/" in name or b"\0" in name or len(name) > _NAME_LIMIT_BYTES:
+        return None
+    obj = entry.object
+    if obj is not None and entry.kind is Kind.FILE:
+        facts = (tag_of(Kind.FILE, obj.identity), obj.size_bytes, obj.mtime_ns, entry.is_video)
+        return name, _FILE, *facts, obj.key.encode(*_FILE_NAMES), obj.version, b""
+    target = os.fsencode(entry.target)
+    return name, int(entry.kind), tag_of(entry.kind, ""), len(target), 0, entry.is_video, b"", "", target
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

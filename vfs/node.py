@@ -5,7 +5,6 @@ knows nothing else of them. `attributes` and `at_hand` never block: whoever make
 needs. Every other method may block and may be called from any thread.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -35,7 +34,7 @@ the rest of listing it.
 
 def tag_of(kind: Kind, version: str) -> int:
     """63 bits that tell two versions of one name apart, and a file from a folder; the same in every process."""
-    return xxh3_64_intdigest(os.fsencode(version), seed=kind) >> 1
+    return xxh3_64_intdigest(version.encode("utf-8", "surrogateescape"), seed=kind) >> 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ from typing import Literal, Protocol, runtime_checkable
 
 from vfs.errors import CorruptData, OptionError
 
+UNKNOWN_SIZE = -1
+"""The size of an object that something else than the store names, and that the store has not been asked for yet. Only
+folders' entries have such objects: whoever wants one asks for it first."""
+
 _NOT_STORES = {"ahead", "retry"}
 _SCHEME_ALIASES = {"": "local", "file": "local", "https": "http"}
 
