@@ -1,4 +1,4 @@
-"""What several test modules share: the demo's tree, made once a session, and a cache folder that holds it."""
+"""What several test modules share: trees that are made once a session, and a cache folder that holds the demo's."""
 
 import os
 from collections.abc import Iterator
@@ -41,3 +41,14 @@ def demo_root(demo_cache: Path) -> Path:
     from vfs.datasets import demo_tree
 
     return demo_tree.ensure(demo_cache / "demo")
+
+
+@pytest.fixture(scope="session")
+def lookalikes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores that look like those of Ego4D and Ego-Exo4D: ROOT/<bucket>/<key>. Nobody writes there."""
+    from vfs.datasets.lookalike import make_ego4d, make_egoexo4d
+
+    root = tmp_path_factory.mktemp("lookalikes")
+    make_ego4d(root)
+    make_egoexo4d(root)
+    return root

@@ -36,9 +36,12 @@ _BT709 = 1  # AVCOL_PRI_BT709, AVCOL_TRC_BT709 and AVCOL_SPC_BT709 of libavutil/
 _LIMITED = 1  # AVCOL_RANGE_MPEG
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Family:
-    """Cameras of one kind: their picture and its encoding. Levels are those of the luma plane's limited range."""
+    """Cameras of one kind: their picture and its encoding. Levels are those of the luma plane's limited range.
+
+    Each equals itself alone.
+    """
 
     width: int
     height: int
@@ -125,7 +128,7 @@ EGO4D_QUICK = replace(
 
 # Ego-Exo4D's cameras: the colour camera of Aria glasses, half as large as life; the two of its SLAM system, upright as
 # the takes have them; the one of its eye tracker, which films ten pictures a second into a video of thirty; those that
-# stand around, a quarter as large. Its documents say yuv420p of all, and mono of SLAM: here that is gray.
+# stand around, a quarter as large. Its documents say yuv420p of all, and mono of SLAM: what libav makes of gray H.264.
 ARIA_RGB = replace(
     STATIC,
     width=704,
