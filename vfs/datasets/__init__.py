@@ -26,7 +26,16 @@ from vfs.catalog import Entry
 from vfs.errors import OptionError
 from vfs.frames import FrameRule
 
-_NOT_DATASETS = {"demo_tree"}
+_NOT_DATASETS = {
+    "demo_tree",
+    "ego4d_manifest",
+    "ego4d_places",
+    "egoexo4d_copy",
+    "egoexo4d_filters",
+    "egoexo4d_manifests",
+    "egoexo4d_takes",
+    "lookalike",
+}
 
 
 @dataclass(frozen=True, slots=True)
