@@ -1,4 +1,7 @@
-"""`python -m bench`: egofs beside others on one server. `frames`: the ways to frames. `local`: a small local one."""
+"""`python -m bench`: egofs beside others on one server.
+
+`frames`: the ways to frames. `metadata`: datasets whose tree is made of manifests. `local`: a small local one.
+"""
 
 import sys
 
@@ -11,6 +14,10 @@ if __name__ == "__main__":
         from bench.frames import main as frames
 
         frames(sys.argv[2:])
+    elif sys.argv[1:2] == ["metadata"]:
+        from bench.metadata import main as metadata
+
+        metadata(sys.argv[2:])
     else:
         from bench.compare import main as compare
 
