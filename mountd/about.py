@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vfs.errors import NotFound
+from vfs.errors import AccessDenied, NotFound
 from vfs.node import Attributes, Child, Directory, File, Node
 
 NAME = ".egofs"
 _KEPT_LINES = 200
+_SAID_AGAIN_S = 60.0
 
 HELP = """\
 This directory is a mount of egofs: a remote dataset, read-only. Bytes are fetched when they are read.
@@ -35,12 +36,34 @@ egofs umount DIR           ends the mount
 """
 
 
+class Refusals(logging.Filter):
+    """Lets a refusal pass once a minute, of whichever object: a job that goes on would fill every log with it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is no refusal, or one that was not heard lately."""
+        failure = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if not isinstance(failure, AccessDenied):
+            return True
+        now = self._clock()
+        why = str(failure).partition(": ")[2] or str(failure)  # what was asked for stands in front
+        if now - self._said.get(why, -_SAID_AGAIN_S) < _SAID_AGAIN_S:
+            return False
+        self._said = {said: at for said, at in self._said.items() if now - at < _SAID_AGAIN_S} | {why: now}
+        return True
+
+
 class ErrorLog(logging.Handler):
     """Keeps the last warnings and errors of the whole process, for errors.log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.addFilter(Refusals())
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -118,6 +118,8 @@ def _status() -> None:
         health = mounts.state(mount.mountpoint)
         status = mounts.read_status(mount.mountpoint) if health == "live" else None
         click.echo(f"{mount.mountpoint}  {mount.source}  {health if status is None else _summary(status)}")
+        if status and (refusal := status.get("credentials")):
+            click.echo(f"  refused {_duration(time.time() - refusal['refused_at'])} ago: {refusal['message']}")
 
 
 def _summary(status: dict[str, Any]) -> str:

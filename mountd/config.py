@@ -209,6 +209,8 @@ def _meant(source: str, mount: MountOptions) -> tuple[str | None, str]:
     if "://" in source or source.startswith((".", "/", "~")) or (Path(source).is_dir() and not _is_dataset(source)):
         if mount.source:
             raise OptionError(f"two sources: {source} and source={mount.source}; give one")
+        if source.endswith("://") and mount.dataset in (None, "plain"):
+            raise OptionError(f"{source} names no bucket: write {source}BUCKET, or -o dataset=NAME for what is in many")
         return _absolute(source), mount.dataset or "plain"
     if _is_dataset(source):
         if mount.dataset not in (None, source):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import vfs.video
 from mountd import mounts
-from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
+from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
 from vfs.cache import ChunkCache
@@ -108,7 +108,11 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     dataset_module, options = config.dataset, config.dataset_options
     url = config.url or dataset_module.default_source(options, cache_dir)
     module, source_options = config.source_module(url)
-    source = RetryingSource(module.open_source(url, source_options), total_s=_PATIENCE_AT_MOUNT_S)
+    source = RetryingSource(
+        module.open_source(url, source_options),
+        total_s=_PATIENCE_AT_MOUNT_S,
+        renewal=getattr(dataset_module, "RENEWAL", ""),
+    )
     walked = AheadSource(source)
     dataset = dataset_module.open_dataset(walked, options, cache_dir / _DATASETS)
     dataset.check()
@@ -240,6 +244,7 @@ def _status(
         "known_bytes": mounted.catalog.known_bytes(),
         "asked": vars(operations.counters),
         "fetched": vars(source.counters),
+        "credentials": vars(source.refusal) if source.refusal else None,
         "frames_made": mounted.shelf.frames_made,
         "frames_from_disk": mounted.shelf.frames_from_disk,
         "decoders": {"pids": mounted.shelf.processes(), "restarts": mounted.shelf.restarts, "bugs": mounted.shelf.bugs},
@@ -351,6 +356,7 @@ def _log_to_file(config: Config, mountpoint: Path) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
         place = config.cache.cache_dir
         raise OptionError(f"cache_dir {place}: {failure.strerror}: choose another with -o cache_dir=…") from failure
+    handler.addFilter(Refusals())
     handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # One line a request is for debugging these libraries, not for people's logs.

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import av
@@ -163,12 +164,20 @@ def test_expired_credentials_are_refused_and_new_ones_work_without_a_remount(tmp
             "s3://bucket/data", tmp_path / "m", options(server), "aws_profile=lab", cache=tmp_path / "c", env=env
         ) as mount,
     ):
+        assert mount.status()["credentials"] is None
         server.access_key_id = "new"
-        with pytest.raises(PermissionError):
-            (mount / "x").read_bytes()
-        assert "lab" in (mount / ".egofs/errors.log").read_text()
+        for _ in range(5):
+            with pytest.raises(PermissionError):
+                (mount / "x").read_bytes()
+        (line,) = (mount / ".egofs/errors.log").read_text().splitlines()
+        assert "'lab'" in line
+        refusal = mount.status()["credentials"]
+        assert line.endswith(refusal["message"])
+        assert 0 <= time.time() - refusal["refused_at"] < 600
+        assert f"  refused 0 min ago: {refusal['message']}" in egofs("status").stdout.splitlines()
         credentials.write_text("[lab]\naws_access_key_id = new\naws_secret_access_key = s\n")
         assert (mount / "x").read_bytes() == b"hello"
+        assert mount.status()["credentials"] is None
 
 
 def test_readers_of_one_chunk_share_one_request(server: S3Server, tmp_path: Path) -> None:

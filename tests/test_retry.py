@@ -1,6 +1,7 @@
 """Trying again: what is tried again, how long is waited between, when it ends, and what is counted."""
 
 import random
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -248,6 +249,37 @@ def test_a_source_can_list_whole_trees_where_the_one_within_can() -> None:
     assert isinstance(source, Deep)
     assert [obj.key for obj in source.deep_page("a", "b/").objects] == ["a/b/c", "a/d"]
     assert not isinstance(retrying(Faulty()), Paged)
+
+
+def test_a_refusal_says_how_keys_are_renewed_and_says_it_once() -> None:
+    inner, refusal = Faulty(), AccessDenied("read x: refused")
+    source = RetryingSource(inner, renewal="Keys end after 14 days: https://renew.example")
+    for ask in (lambda: list(source.list("")), lambda: source.stat("x"), lambda: source.read(OBJECT, 0, 10)):
+        inner.failures = [refusal]
+        with pytest.raises(AccessDenied) as raised:
+            ask()
+        assert str(raised.value) == (
+            "read x: refused: the keys have ended, or are not valid for this dataset: "
+            "Keys end after 14 days: https://renew.example"
+        )
+    inner.failures = [NotFound("x")]
+    with pytest.raises(NotFound, match=r"\Ax\Z"):
+        source.stat("x")
+
+
+def test_the_last_refusal_is_remembered_until_something_is_had() -> None:
+    inner = Faulty(AccessDenied("one"), AccessDenied("two"), NotFound("x"), Unavailable("y"))
+    source = retrying(inner)
+    assert source.refusal is None
+    before = time.time()
+    for message in ("one", "two", "two"):
+        with pytest.raises((AccessDenied, NotFound)):
+            source.stat("x")
+        assert source.refusal is not None
+        assert source.refusal.message == message
+        assert before <= source.refusal.refused_at <= time.time()
+    source.read(OBJECT, 0, 1)
+    assert source.refusal is None
 
 
 def test_counting_by_many_threads_loses_nothing() -> None:

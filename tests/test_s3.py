@@ -905,7 +905,9 @@ def test_ended_keys_are_denied_with_advice_and_new_ones_work_at_once(
     obj = source.stat("videos/x.mp4")
     server.access_key_id = "new"
     for ask in (lambda: source.read(obj, 0, 10), lambda: source.stat("videos/x.mp4"), lambda: list(source.list(""))):
-        with pytest.raises(AccessDenied, match=r"profile 'lab' \(from shared-credentials-file\).*ended.*~/.aws"):
+        with pytest.raises(
+            AccessDenied, match=r"profile 'lab' \(from shared-credentials-file\).*keys that are valid.*~/.aws"
+        ):
             ask()
     write_keys(credentials, "new")
     server.requests.clear()

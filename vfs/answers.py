@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from vfs.errors import AccessDenied, Changed, EgofsError, NotFound, SourceError, Throttled, Timeout, Unavailable
 
-RENEW = "keys may have ended: put new ones into ~/.aws/credentials, they are used without a remount"
+RENEW = "put keys that are valid into ~/.aws/credentials, they are used without a remount"
 ANONYMOUS = "anonymous reading"
 
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}

@@ -1,11 +1,13 @@
 """A source that tries again: the one layer in which anything is retried, and where what a source is asked is counted.
 
 It hides that networks fail. The daemon wraps it around whichever source was opened; it knows no store, and no store
-knows it. Any thread may enter; the counters have a lock of their own, and nothing else is shared.
+knows it. Any thread may enter; the counters have a lock of their own, and nothing else is shared but the last refusal.
 
 A failure is tried again where its type says that this may help (EgofsError.retryable), after a random wait of up to
 a limit that doubles ("full jitter": a thousand readers that failed together do not come back together), or as long
 as the store asked for. After `total_s` no further try begins, and the last failure itself is raised.
+
+A refusal is not tried again. What it means where keys end with a licence is said here, as only the dataset knows it.
 """
 
 import itertools
@@ -19,7 +21,7 @@ from typing import TypeVar
 
 import tenacity
 
-from vfs.errors import CorruptData, EgofsError, NotFound
+from vfs.errors import AccessDenied, CorruptData, EgofsError, NotFound
 from vfs.sources import Deep, Listed, ObjectInfo, Paged, Source, by_pages
 
 _log = logging.getLogger(__name__)
@@ -53,6 +55,14 @@ class Counters:
     """Failures that the caller saw in the end. That a name is not there is an answer and no failure."""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """When the store refused us, in seconds of the epoch, and what it was that it refused."""
+
+    refused_at: float
+    message: str
+
+
 class RetryingSource:
     """Another source with failures tried again; `inner` is that other source."""
 
@@ -61,16 +71,21 @@ class RetryingSource:
         inner: Source,
         *,
         total_s: float = TOTAL_S,
+        renewal: str = "",
         first_wait_s: float = _FIRST_WAIT_S,
         longest_wait_s: float = _LONGEST_WAIT_S,
         longest_retry_after_s: float = _LONGEST_RETRY_AFTER_S,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`renewal`: a sentence for whoever is refused, that the keys of this dataset end, and where to renew them."""
         self.inner = inner
         self.url = inner.url
         self.remote = inner.remote
         self.counters = Counters()
+        self.refusal: Refusal | None = None
+        """The last, while nothing was asked with success since."""
+        self._renewal = renewal
         self._lock = threading.Lock()
         self.total_s = total_s
         """After this no further try begins; may be changed at any time."""
@@ -128,6 +143,19 @@ class RetryingSource:
         self.inner.close()
 
     def _persist(self, what: str, attempt: Callable[[], _T]) -> _T:
+        """`_persisted`, with note taken of what the store refuses."""
+        try:
+            result = self._persisted(what, attempt)
+        except AccessDenied as failure:
+            if self._renewal and self._renewal not in str(failure):
+                meant = "the keys have ended, or are not valid for this dataset"
+                failure.args = (f"{failure}: {meant}: {self._renewal}",)
+            self.refusal = Refusal(time.time(), str(failure))
+            raise
+        self.refusal = None
+        return result
+
+    def _persisted(self, what: str, attempt: Callable[[], _T]) -> _T:
         """The attempt's result, from as many tries as there may be."""
         began = self._clock()
         corrupt = 0
