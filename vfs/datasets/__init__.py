@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
 
-from vfs.catalog import Entry
+from vfs.catalog import Entry, Tree
 from vfs.errors import OptionError
 from vfs.frames import FrameRule
 
@@ -59,8 +59,9 @@ class Dataset(Protocol):
         """Called once at mount: raises OptionError for an option's value that matches nothing in the dataset."""
         ...
 
-    def entries(self, folder: str) -> Iterator[Entry]:
-        """What stands in a folder of the mounted tree ("" is the root). Raises NotFound and the source's errors."""
+    def entries(self, folder: str) -> Iterator[Entry] | Tree:
+        """What stands in a folder of the mounted tree ("" is the root), or all that stands in any folder, where one
+        cannot be known without the others. Raises NotFound and the source's errors."""
         ...
 
     def frame_rule(self, folder: str, view: str) -> FrameRule:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfs.catalog import Entry, Tree
+from vfs.datasets import Dataset
 from vfs.datasets.egoexo4d_filters import Filters
 from vfs.documents import Documents
 from vfs.frames import FrameRule
@@ -97,13 +98,12 @@ def open_dataset(source: Source, options: Options, state: Path) -> "EgoExo4D":
     return EgoExo4D(source, options, state)
 
 
-class EgoExo4D:
+class EgoExo4D(Dataset):
     """See the module's docstring."""
 
     name = "egoexo4d"
     # Manifests were mended after a release; a day bounds how long that can go unseen.
     listing_age_s = 86_400.0
-    renewal = RENEWAL
 
     def __init__(self, source: Source, options: Options, state: Path) -> None:
         self._source = source
@@ -145,7 +145,7 @@ class EgoExo4D:
     def _of_manifests(self) -> Iterator[tuple[str, Entry]]:
         from vfs.datasets.egoexo4d_manifests import Manifests
 
-        given = self._options.parts
+        given = self._options.parts or ("all",)
         manifests = Manifests(
             self._documents,
             f"{self._options.base_dir.removeprefix(_S3).rstrip('/')}/{self._options.release}/",
