@@ -126,7 +126,9 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
         walked,
         cache,
         cache_dir / "catalog.sqlite" if source.remote else None,
-        space=json.dumps([source.url, dataset_module.__name__, as_dict(options)], sort_keys=True, default=str),
+        space=json.dumps(
+            [source.url, dataset_module.__name__, as_dict(options), *dataset.selection], sort_keys=True, default=str
+        ),
         listing_age_s=age,
         show_frames=config.mount.frames,
         disk=cache.disk if cache else _open_disk_for_frames(config),

@@ -173,8 +173,12 @@ TAKEN: list[tuple[str, object, object]] = [
     *(("views", value, ("all",)) for value in ("all", ["all"])),
     *(("region", value, value) for value in ("eu-west-2", "")),
     *(("videos", value, seen) for value, seen in (("", ("",)), ([], ()), ("a+", ("a", "")), ("5", ("5",)))),
+    *(("version", value, "v2_1") for value in ("v2_1", "v2.1")),
+    *(("video_uid_file", value, Path(value)) for value in ("/x", "/5")),
 ]
 DAY, MOMENT = date(2020, 1, 1), datetime(2020, 1, 1)
+# Options of another dataset than the demo, which the others are tried with.
+HOMES = {"version": "ego4d", "video_uid_file": "ego4d"}
 REFUSED: list[tuple[str, object]] = [
     *(("frames", value) for value in (2, -1, 1.5, INF, "", "maybe", " true", "2", "1.0", "ja", [], [True], DAY)),
     *(("uid", value) for value in (True, 1.5, INF, -INF, float("nan"), "", "5.5", "0x10", "1e3", "inf", "me", "5 6")),
@@ -204,6 +208,8 @@ REFUSED: list[tuple[str, object]] = [
     *(("views", value) for value in (True, False, 1, 1.5, "", "e5", "v1+", "v1+e5", " v1", "v1,e1", "ALL")),
     *(("views", value) for value in ([1], ["v1", 1], ["e5"], [["v1"]], [True], [{"v1": 1}], DAY)),
     *(("videos", value) for value in (True, 5, [5], ["a", 5], [["a"]], DAY)),
+    *(("version", value) for value in (True, 2, "2", "v3", "", ["v2"], DAY)),
+    *(("video_uid_file", value) for value in (True, 5, ["/x"], DAY)),
 ]
 
 
@@ -222,6 +228,8 @@ FORMS = {
     "cache_dir": 'a path (in TOML in "…")',
     "views": "one of all, fixed, egocentric, v1, v2, v3, v4, v5, v6, v7, v8, e1, e2, e3, e4, or several of them",
     "videos": 'a text (in TOML in "…")',
+    "version": "one of v1, v2, v2_1",
+    "video_uid_file": 'a path (in TOML in "…")',
 }
 
 
@@ -238,7 +246,7 @@ def toml(value: object) -> str:
 def from_toml(name: str, value: object, folder: Path) -> object:
     """What an option is that a TOML file has."""
     file = folder / "x.toml"
-    file.write_text(f'dataset = "demo"\n{name} = {toml(value)}\n')
+    file.write_text(f'dataset = "{HOMES.get(name, "demo")}"\n{name} = {toml(value)}\n')
     return option_of(config.load(str(file), []), name)
 
 
@@ -253,7 +261,7 @@ def test_a_right_value_is_taken(tmp_path: Path, name: str, value: object, read: 
     found = from_toml(name, value, tmp_path)
     assert (found, type(found)) == (read, type(found) if isinstance(read, Path) else type(read))
     if isinstance(value, str):
-        assert option_of(config.load("demo", [(name, value)]), name) == read
+        assert option_of(config.load(HOMES.get(name, "demo"), [(name, value)]), name) == read
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED, ids=lambda value: str(value)[:20])
@@ -271,7 +279,7 @@ def test_a_wrong_value_is_refused_with_what_to_write(tmp_path: Path, name: str, 
         assert form in (FORMS[name], "texts: joined with + behind -o, a list in TOML")
     if isinstance(value, str):
         with pytest.raises(OptionError, match=re.escape(said)):
-            option_of(config.load("demo", [(name, value)]), name)
+            option_of(config.load(HOMES.get(name, "demo"), [(name, value)]), name)
 
 
 def test_every_kind_of_option_is_in_these_tables() -> None:

@@ -70,15 +70,13 @@ class Documents:
             return None
 
     def _bytes_of(self, obj: ObjectInfo) -> bytes:
-        if obj.size_bytes > _MOST_BYTES:
-            raise CorruptData(f"{obj.key}: {obj.size_bytes} bytes are no manifest")
         file = self._file_of(obj)
         if file is not None:
             with suppress(OSError):
                 kept = file.read_bytes()
                 if len(kept) == obj.size_bytes:
                     return kept
-        data = self._fetched(obj)
+        data = bytes(self.fetch(obj))
         if file is not None:
             _keep(file, data)
         return data
@@ -90,9 +88,12 @@ class Documents:
         name = xxh3_128_hexdigest(f"{self._source.url}\0{obj.identity}".encode(errors="surrogateescape"))
         return self._folder / name
 
-    def _fetched(self, obj: ObjectInfo) -> bytes:
+    def fetch(self, obj: ObjectInfo) -> bytes | bytearray:
+        """All of this version, from the store; nothing is kept, or copied. Raises Changed and the source's errors."""
+        if obj.size_bytes > _MOST_BYTES:
+            raise CorruptData(f"{obj.key}: {obj.size_bytes} bytes are no manifest")
         if obj.size_bytes <= _PIECE_BYTES:
-            return bytes(self._source.read(obj, 0, obj.size_bytes)) if obj.size_bytes else b""
+            return self._source.read(obj, 0, obj.size_bytes) if obj.size_bytes else b""
         data = bytearray(obj.size_bytes)
 
         def fetch(start: int) -> None:
@@ -102,7 +103,7 @@ class Documents:
         with ThreadPoolExecutor(_REQUESTS, thread_name_prefix="document") as threads:
             for piece in [threads.submit(fetch, start) for start in range(0, obj.size_bytes, _PIECE_BYTES)]:
                 piece.result()
-        return bytes(data)
+        return data
 
 
 def _keep(file: Path, data: bytes) -> None:

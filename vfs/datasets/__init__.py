@@ -28,6 +28,7 @@ from vfs.frames import FrameRule
 
 _NOT_DATASETS = {
     "demo_tree",
+    "ego4d_filter",
     "ego4d_manifest",
     "ego4d_places",
     "egoexo4d_copy",
@@ -54,6 +55,9 @@ class Dataset(Protocol):
 
     listing_age_s: float
     """How long a listing of a remote source is believed: long for datasets that never change."""
+
+    selection: tuple[str, ...] = ()
+    """What files that options name say: the tree depends on it as it does on the options themselves."""
 
     def check(self) -> None:
         """Called once at mount: raises OptionError for an option's value that matches nothing in the dataset."""
