@@ -6,12 +6,12 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
-from vfs.errors import Changed, NotFound
+from vfs.errors import Changed, CorruptData, NotFound
 from vfs.sources import DeepPage, Listed, ObjectInfo, Page, by_pages
 
 
 class MemorySource:
-    """Objects by key; `reads` and `lists` are what was asked, in order."""
+    """Objects by key; `reads`, `lists` and `stats` are what was asked, in order."""
 
     remote = True
 
@@ -20,8 +20,10 @@ class MemorySource:
         self.objects = objects
         self.reads: list[tuple[str, int, int]] = []
         self.lists: list[str] = []
+        self.stats: list[str] = []
         self.before_read: Callable[[], None] = lambda: None
         self.before_list: Callable[[], None] = lambda: None
+        self.before_stat: Callable[[str], None] = lambda key: None
         self.delay_s = 0.0
         self._lock = threading.Lock()
 
@@ -46,6 +48,9 @@ class MemorySource:
                 yield Listed(rest, "file", self.info(prefix + rest))
 
     def stat(self, key: str) -> ObjectInfo:
+        with self._lock:
+            self.stats.append(key)
+        self.before_stat(key)
         return self.info(key)
 
     def read(self, obj: ObjectInfo, start: int, length: int) -> bytes:
@@ -53,8 +58,11 @@ class MemorySource:
             self.reads.append((obj.key, start, length))
         time.sleep(self.delay_s)
         self.before_read()
-        if self.info(obj.key).version != obj.version:
+        now = self.info(obj.key)
+        if obj.version and now.version != obj.version:
             raise Changed(obj.key)
+        if now.size_bytes != obj.size_bytes:
+            raise CorruptData(f"{obj.key}: it came from an object of {now.size_bytes} bytes")
         return self.objects[obj.key][start : start + length]
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ LAYERS = (
     {"vfs.tree", "vfs.mounted"},
     {"vfs.datasets"},
     {"vfs.frames"},
-    {"vfs.shelf", "vfs.variant"},
+    {"vfs.shelf", "vfs.variant", "vfs.sizes"},
     {"vfs.catalog"},
     {"vfs.objectfile"},
     {"vfs.cache"},

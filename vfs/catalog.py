@@ -214,6 +214,11 @@ class Catalog:
         age_s = max(self.max_age_s, _WORTH * known.took_s)
         return max(0.0, known.listed_at + age_s - time.time())
 
+    def is_told(self, folder: str) -> bool:
+        """Whether the folder's listing, however old, told the versions of all its files."""
+        last = self._last(folder)
+        return last is None or last.is_told
+
     def known_bytes(self) -> int:
         """The sum of the sizes of all files in folders that have been listed."""
         rows = self._select("SELECT COALESCE(SUM(bytes), 0) FROM folder WHERE space = ?", self._space)

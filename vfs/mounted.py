@@ -22,9 +22,10 @@ from vfs.catalog import Catalog, Entry, Folder
 from vfs.datasets import Dataset, Part
 from vfs.disk import Disk
 from vfs.errors import NoSuchAttribute, NotFound, SourceError
-from vfs.node import Attributes, Child, Directory, File, Kind, Link, Node
+from vfs.node import Attributes, Child, Directory, File, Kind, Link, Node, NotAtHand
 from vfs.objectfile import ObjectFile
 from vfs.siblings import Question, Siblings
+from vfs.sizes import Sizes
 from vfs.sources import ObjectInfo, Source
 
 _PREFIX = "user.egofs."
@@ -54,6 +55,7 @@ class MountedDataset:
         self.source = source
         self.cache = cache
         self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s)
+        self.sizes = Sizes(source, self.catalog)
         self.shelf = frames.VideoShelf(disk)
         self._disk = disk
         self.show_frames = show_frames
@@ -65,8 +67,9 @@ class MountedDataset:
         return FolderNode(self, "", self.catalog.valid_s(self.catalog.folder("")))
 
     def object_file(self, folder: str, obj: ObjectInfo) -> ObjectFile:
-        """The bytes of an object that `folder` lists. When its version is gone, the folder is listed anew."""
-        return ObjectFile(self.source, self.cache, obj, on_change=lambda: self._list_anew(folder))
+        """The bytes of an object that `folder` lists. When its version is gone, the folder is listed anew, or, where a
+        listing does not tell versions, the object is asked for."""
+        return ObjectFile(self.source, self.cache, obj, on_change=lambda: self._is_replaced(folder, obj))
 
     def opened(self, folder: str, obj: ObjectInfo) -> ObjectFile:
         """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn."""
@@ -80,17 +83,22 @@ class MountedDataset:
         for obj in self._siblings.answer(question, following):
             cache.fetch_ahead(self.source, obj)
 
-    def _list_anew(self, folder: str) -> None:
+    def _is_replaced(self, folder: str, obj: ObjectInfo) -> bool:
+        """Has the catalog know better what a folder has instead of an object that is not there as it was told."""
         # Whoever is told of the object's change must not hear of the catalog's failure instead.
         with suppress(SourceError):
-            self.catalog.invalidate(folder)
+            if obj.version and self.catalog.is_told(folder):
+                self.catalog.invalidate(folder)
+            else:
+                return self.sizes.renewed(folder, obj)
+        return True
 
-    def object_of(self, folder: str, entry: Entry, through: dict[str, Folder]) -> tuple[str, ObjectInfo]:
-        """The object of an entry, which may be a link, and the folder that lists it; the listings that say so are
-        added to `through`. Raises NotFound if it has none."""
+    def file_of(self, folder: str, entry: Entry, through: dict[str, Folder]) -> tuple[str, Entry]:
+        """The file that an entry is or, as a link, leads to, and the folder that lists it; the listings that say so are
+        added to `through`. Raises NotFound if there is none."""
         for _ in range(_MOST_LINKS):
             if entry.object is not None:
-                return folder, entry.object
+                return folder, entry
             path = posixpath.normpath(posixpath.join(folder, entry.target))
             if entry.kind is not Kind.LINK or path.startswith(("/", "..")):
                 break
@@ -103,7 +111,9 @@ class MountedDataset:
         """An entry of `folder` (whose listing is `known`) as a video that is shown as `view`. Raises NotFound for a
         link to no file."""
         through = {folder: known}
-        home, obj = self.object_of(folder, entry, through)
+        home, file = self.file_of(folder, entry, through)
+        obj = self.sizes.entry(home, file.name).object
+        assert obj is not None, "a file has an object"
         identity = f"{self.source.url}\0{obj.identity}"
         return frames.Video(
             view,
@@ -118,6 +128,7 @@ class MountedDataset:
     def close(self) -> None:
         """Releases decoders, database and connections."""
         self.shelf.close()
+        self.sizes.close()
         self.catalog.close()
         if self.cache is not None:
             self.cache.close()
@@ -148,7 +159,7 @@ class FolderNode(Directory):
         """The entry of that name, or the frames of this folder's videos. Raises NotFound and the source's errors."""
         known = self._listing()
         try:
-            return self._node(self._mounted.catalog.entry(self._path, name), known)
+            return self._node(self._entry(name), known)
         except NotFound:
             if name.startswith(frames.NAME) and self._has_frames(known):
                 return self._frames(known, frames.parse_variant(name))
@@ -168,6 +179,15 @@ class FolderNode(Directory):
     def names_valid_s(self) -> float:
         """A folder's listing is complete: what it lacks is not there for as long as it is believed."""
         return self._mounted.catalog.valid_s(self._listing())
+
+    def _entry(self, name: str) -> Entry:
+        """The entry of that name, with its size. Raises NotAtHand where the store has to be asked for that."""
+        if self._known is None:
+            return self._mounted.sizes.entry(self._path, name)
+        entry = self._mounted.catalog.entry(self._path, name)
+        if entry.object is not None and entry.object.size_bytes < 0:
+            raise NotAtHand(name)
+        return entry
 
     def _node(self, entry: Entry, known: Folder) -> Node:
         valid_s = self._mounted.catalog.valid_s(known)
@@ -248,7 +268,7 @@ class _Views:
 
     def _leads_to_file(self, folder: str, entry: Entry) -> bool:
         with suppress(NotFound):
-            return bool(self._mounted.object_of(folder, entry, {}))
+            return bool(self._mounted.file_of(folder, entry, {}))
         return False
 
 

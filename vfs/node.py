@@ -16,6 +16,10 @@ from vfs.errors import NoSuchAttribute
 from vfs.extent import Buffer
 
 
+class NotAtHand(Exception):
+    """What is asked of a directory that is at hand is not, and has to be asked of the directory itself."""
+
+
 class Kind(IntEnum):
     """What a node is to stat. The catalog stores these numbers."""
 
@@ -25,7 +29,8 @@ class Kind(IntEnum):
 
 
 Child = tuple[bytes, int, int, int, int]
-"""What readdir tells of a name: its bytes, then kind, tag, size in bytes and mtime in ns of its node.
+"""What readdir tells of a name: its bytes, then kind, tag, size in bytes and mtime in ns of its node. A size below 0 is
+not known: lookup finds it out.
 
 A bare tuple as a row of SQLite comes, because a directory may have a million: an object each would cost more than all
 the rest of listing it.
@@ -106,8 +111,8 @@ class Directory(Node):
         return 0.0
 
     def at_hand(self) -> "Directory | None":
-        """This directory as far as it is known, if everything in it is: no method of what is returned waits for
-        anything but SQLite. Never blocks itself."""
+        """This directory as far as it is known, if all its names are: no method of what is returned waits for anything
+        but SQLite, and `lookup` raises NotAtHand where it would have to. Never blocks itself."""
         return None
 
 

@@ -7,7 +7,7 @@ read at any time; a read blocks until its bytes are there.
 from collections.abc import Callable
 
 from vfs.cache import ChunkCache
-from vfs.errors import Changed, NotFound
+from vfs.errors import Changed, CorruptData, NotFound
 from vfs.extent import Buffer, clip
 from vfs.sources import ObjectInfo, Source
 
@@ -16,9 +16,10 @@ class ObjectFile:
     """One version of one object. Without a cache (a local source) every read goes to the source."""
 
     def __init__(
-        self, source: Source, cache: ChunkCache | None, obj: ObjectInfo, on_change: Callable[[], None]
+        self, source: Source, cache: ChunkCache | None, obj: ObjectInfo, on_change: Callable[[], bool]
     ) -> None:
-        """`on_change` is called when the store says that this version is gone, before Changed is raised."""
+        """`on_change` is called when the store says that this version is gone, before Changed is raised, and, for an
+        object without a version, when what came is not of this size: it says whether that is so."""
         self.size_bytes = obj.size_bytes
         self._source = source
         self._obj = obj
@@ -58,6 +59,10 @@ class ObjectFile:
             self._on_change()
             # To somebody who has the file open, an object that is gone has changed.
             raise Changed(f"{failure}; open it again for what is there now") from failure
+        except CorruptData as failure:
+            if self._obj.version or not self._on_change():
+                raise
+            raise Changed(f"{failure}; it is another object than was told: open it again") from failure
 
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""

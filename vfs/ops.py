@@ -24,7 +24,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FUSEError, InodeT, ModeT, XAttrNameT
 
 from vfs.errors import Changed, EgofsError, IsADirectory, NoSuchAttribute, NotADirectory, NotFound, Timeout, errno_of
-from vfs.node import Child, Directory, File, Kind, Link, Node, Reader
+from vfs.node import Child, Directory, File, Kind, Link, Node, NotAtHand, Reader
 from vfs.tree import Inode, Tree
 
 log = logging.getLogger(__name__)
@@ -175,9 +175,11 @@ class Operations(pyfuse3.Operations):
         return FileNameT(os.fsencode(node.target()))
 
     async def _look(self, directory: Directory, name: str) -> Node:
-        """`lookup`, with a hop to a thread only where the directory is not known."""
-        here = directory.at_hand()
-        return here.lookup(name) if here else await self._in_thread(self._name_threads, directory.lookup, name)
+        """`lookup`, with a hop to a thread only where the directory, or what stat needs of the name, is not known."""
+        if here := directory.at_hand():
+            with suppress(NotAtHand):
+                return here.lookup(name)
+        return await self._in_thread(self._name_threads, directory.lookup, name)
 
     async def _node(self, inode: Inode) -> Node:
         """The node behind an inode. Raises what `_found_again` raises."""
@@ -234,13 +236,16 @@ class Operations(pyfuse3.Operations):
     def _reply_names(self, directory: _OpenDirectory, token: pyfuse3.ReaddirToken) -> None:
         """Tells the kernel the names that are ahead, as many as it has room for; none tells it that this was all."""
         # One for all: pyfuse3 copies what is in it into the reply.
-        answer = self._blank(max(0.0, directory.believed_until - time.monotonic()))
+        valid_s = max(0.0, directory.believed_until - time.monotonic())
+        answer = self._blank(valid_s)
         ahead, parent, enter = directory.ahead, directory.inode, self.tree.enter
         while ahead:
             name, kind, tag, size_bytes, mtime_ns = ahead[0]
             # What the kernel takes from readdirplus counts as a lookup.
             inode = enter(parent, name, tag)
-            self._describe(answer, inode, kind, size_bytes, mtime_ns)
+            self._describe(answer, inode, kind, max(0, size_bytes), mtime_ns)
+            # Without a size there is nothing to believe: the kernel looks the name up before it uses it.
+            answer.entry_timeout = answer.attr_timeout = 0.0 if size_bytes < 0 else valid_s
             if not pyfuse3.readdir_reply(token, FileNameT(name), answer, directory.position + 1):
                 self.tree.forget(inode, 1)
                 return

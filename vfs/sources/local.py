@@ -233,7 +233,9 @@ def _object(key: str, facts: os.stat_result) -> ObjectInfo:
 
 
 def _require(obj: ObjectInfo, facts: os.stat_result, where: str) -> None:
-    if _object(obj.key, facts).version != obj.version:
+    now = _object(obj.key, facts)
+    # An object that was named without a version is whatever has its size.
+    if now.size_bytes != obj.size_bytes or (obj.version and now.version != obj.version):
         raise Changed(f"{where} is not the version that was opened: open it again")
 
 
