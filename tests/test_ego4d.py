@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from tests.memorysource import MemorySource
+from tests.remotes import official_copy
 from vfs.catalog import Entry
 from vfs.datasets import Part, ego4d, ego4d_manifest
 from vfs.datasets.ego4d import Ego4D, Options
 from vfs.datasets.ego4d_manifest import parse_facts, parse_manifest
 from vfs.errors import AccessDenied, NotFound, OptionError, SourceError
 from vfs.node import Kind
-from vfs.sources import UNKNOWN_SIZE, ObjectInfo
+from vfs.sources import UNKNOWN_SIZE, ObjectInfo, Source, local
 
 SHARING = "ego4d-consortium-sharing"
 A, B, C, D = (f"{digit * 8}-1111-4222-8333-444444444444" for digit in "abcd")
@@ -106,7 +107,7 @@ def copy(**more: bytes) -> Store:
     return Store(files | {name.replace("__", "/"): data for name, data in more.items()})
 
 
-def dataset(source: MemorySource, state: Path = Path("/dev/null"), **options: Any) -> Ego4D:
+def dataset(source: Source, state: Path = Path("/dev/null"), **options: Any) -> Ego4D:
     return ego4d.open_dataset(source, Options(**options), state)
 
 
@@ -279,6 +280,62 @@ def test_what_is_no_manifest_or_metadata_is_told_by_name() -> None:
     with pytest.raises(SourceError, match=r"ego4d.json: not the metadata"):
         parse_facts(b'{"videos": 5}', "ego4d.json")
     assert parse_facts(b'{"videos": null}', "ego4d.json").videos == {}
+
+
+# ---- Beside the official CLI
+
+ANY = "full_scale video_540ss clips components/videos annotations imu gaze viz clip_256ss omnivore_video_swinl"
+COMMANDS = [
+    f"--datasets {ANY}",
+    "--datasets full_scale --benchmarks EM",
+    "--datasets full_scale video_540ss --benchmarks av goalstep",
+    f"--datasets {ANY} --benchmarks FHO",
+    f"--datasets {ANY} --universities cmu iiith",
+    f"--datasets {ANY} --universities frl_track_1_public",
+    f"--datasets {ANY} --universities unict --benchmarks FHO --no-metadata",
+    "--datasets full_scale annotations --version v2",
+    "--datasets full_scale clips annotations imu --version v1",
+    "--datasets full_scale --universities unict --version v1",
+]
+
+
+def options_of(command: str) -> dict[str, Any]:
+    """The mount options that a command line's flags are."""
+    given: dict[str, Any] = {}
+    for flag in command.split("--")[1:]:
+        name, *values = flag.split()
+        given |= {"metadata": False} if name == "no-metadata" else {name: values}
+    return given | ({"version": given["version"][0]} if "version" in given else {})
+
+
+def downloads(of: Ego4D, folder: str = "") -> dict[str, Entry]:
+    """What a downloader would have made of the tree."""
+    seen = {}
+    for name, entry in found(of, folder).items():
+        if entry.kind is Kind.FILE:
+            seen[f"{folder}/{name}".lstrip("/")] = entry
+        elif entry.kind is Kind.DIRECTORY and not name.startswith("by-"):
+            seen |= downloads(of, f"{folder}/{name}".lstrip("/"))
+    return seen
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_tree_is_what_the_official_cli_downloads(lookalikes: Path, tmp_path: Path, command: str) -> None:
+    official = official_copy(lookalikes, tmp_path / "copy", f"ego4d {command}")
+    shown = downloads(dataset(local.LocalSource(str(lookalikes)), **options_of(command)))
+    # Rows whose objects are missing show when sizes are asked for; the CLI passes over them.
+    there = {path for path, entry in shown.items() if entry.object and (lookalikes / entry.object.key).exists()}
+    assert sorted(there) == official
+    assert sorted(downloads(dataset(local.LocalSource(str(tmp_path / "copy")), **options_of(command)))) == official
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "version" not in command])
+def test_a_copy_of_all_is_filtered_to_what_the_official_cli_downloads(
+    lookalikes: Path, tmp_path: Path, command: str
+) -> None:
+    official_copy(lookalikes, tmp_path / "all", f"ego4d {COMMANDS[0]}")
+    official = official_copy(lookalikes, tmp_path / "some", f"ego4d {command}")
+    assert sorted(downloads(dataset(local.LocalSource(str(tmp_path / "all")), **options_of(command)))) == official
 
 
 # ---- Options that match nothing

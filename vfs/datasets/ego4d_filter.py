@@ -55,12 +55,15 @@ class Filter:
             row
             for row in manifest.rows
             if (not benchmarks or not benchmarks.isdisjoint(row.tags) or row.is_untold)
-            and (not self.universities or not row.location or row.university in self.universities)
+            and (not self.universities or self._has_university(row))
             and (not self.uids or not row.uid or self._has_uid(row, known))
         ]
-        if self.universities and manifest.rows and not kept:
+        if self.universities and not kept and manifest.rows and not any(map(self._has_university, manifest.rows)):
             self._say(f"{dataset}: nothing is in a bucket of {', '.join(sorted(self.universities))}")
         return kept
+
+    def _has_university(self, row: Row) -> bool:
+        return not row.location or row.university in self.universities
 
     def _has_uid(self, row: Row, facts: Facts | None) -> bool:
         if row.uid in self.uids or row.parent in self.uids:
@@ -70,8 +73,8 @@ class Filter:
     def check(
         self, datasets: Iterable[str], manifest: Callable[[str], Manifest], facts: Callable[[], Facts | None]
     ) -> None:
-        """Raises OptionError for a benchmark or uid that no dataset has. Those of videos are asked first, and the
-        others where these do not tell."""
+        """Raises OptionError for a benchmark or uid that no dataset has (of a copy: that no file in it has). Those of
+        videos are asked first, and the others where these do not tell."""
         there = sorted(datasets, key=lambda name: name not in VIDEOS)
         of_videos = sum(name in VIDEOS for name in there)
         benchmarks, uids = set(self.benchmarks), set(self.uids)
@@ -82,7 +85,7 @@ class Filter:
             if not benchmarks and not uids:
                 return
             for told in side_by_side(manifest, some):
-                tells_benchmarks |= told.has_benchmarks
+                tells_benchmarks |= told.has_benchmarks and any(row.location for row in told.rows)
                 tags.update(*(row.tags for row in told.rows))
                 seen.update(uid for row in told.rows for uid in (row.uid, row.parent) if uid)
             benchmarks -= tags
