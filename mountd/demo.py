@@ -1,4 +1,4 @@
-"""`./dev demo`: mounts the built-in dataset, looks at it as a person would, reads it as a training script would.
+"""`./dev demo`: mounts the built-in datasets, looks at them as a person would, reads one as a training script would.
 
 Everything here goes through the mounted paths with plain file calls; it leaves the mount in place.
 """
@@ -18,6 +18,8 @@ from mountd import mounts
 
 _SEGMENT_VIEW = "e4"
 _PICTURE = "egofs-demo.jpg"
+_OTHERS = ("ego4d/v2/full_scale", "egoexo4d/takes/cmu_bike99_2/frame_aligned_videos")
+"""Where the two datasets beside Assembly101 show what they are."""
 
 
 def main() -> None:
@@ -44,6 +46,8 @@ def _look(directory: Path) -> None:
     names = sorted(entry.name for entry in frames.iterdir())
     _print(f"\n{frames.relative_to(directory)} has {len(names)} frames that nobody has decoded yet:\n")
     _print(f"  {names[0]} … {names[-1]}, {(frames / names[0]).stat().st_size:,} bytes each\n")
+    for folder in _OTHERS:
+        _shell("ls", "-F", str(directory / folder), shown=f"ls -F {directory.name}/{folder}")
 
 
 def _train(directory: Path) -> None:
@@ -68,10 +72,11 @@ def _train(directory: Path) -> None:
 
 
 def _total(directory: Path) -> int:
-    """The sum of all files' sizes; without frames, whose listing reads the index of every video."""
+    """The sum of the sizes of Assembly101's files; without frames, whose listing reads the index of every video."""
     total = 0
+    others = {folder.partition("/")[0] for folder in _OTHERS}
     for folder, folders, names in os.walk(directory):
-        folders[:] = [name for name in folders if name != "frames"]
+        folders[:] = [name for name in folders if name != "frames" and name not in others]
         paths = [os.path.join(folder, name) for name in names]
         total += sum(os.path.getsize(path) for path in paths if not os.path.islink(path))
     return total

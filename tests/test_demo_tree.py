@@ -36,11 +36,12 @@ def demo(demo_root):
 
 @pytest.fixture
 def written(monkeypatch):
-    """Replaces the encoder by a writer of one byte; the paths that it was asked for."""
+    """Replaces the encoder by a writer of one byte; the paths of recordings that it was asked for."""
     paths = []
 
-    def write(path, family, label, place, picture_count, session):
-        paths.append(path)
+    def write(path, *rest, **more):
+        if "recordings" in path.parts:
+            paths.append(path)
         path.write_bytes(b"v")
 
     monkeypatch.setattr(sample, "write", write)
@@ -51,7 +52,9 @@ def written(monkeypatch):
 
 
 def test_the_tree_has_the_datasets_names(demo):
-    assert sorted(p.name for p in demo.iterdir()) == ["README.txt", "TSM_features", "annotations", "recordings"]
+    assert sorted(p.name for p in demo.iterdir()) == [
+        *("README.txt", "TSM_features", "annotations", "ego4d", "egoexo4d", "recordings")
+    ]
     assert sorted(p.name for p in (demo / "recordings").iterdir()) == [
         "nusar-2021_action_both_9098-b02_9098_user_id_2021-02-03_140000",
         "nusar-2021_action_both_9099-a01_9099_user_id_2021-02-01_120000",
@@ -253,7 +256,7 @@ def test_a_feature_is_the_same_on_every_machine():
 def test_a_failed_build_leaves_nothing_and_says_why(tmp_path, monkeypatch):
     count = []
 
-    def write(path, *rest):
+    def write(path, *rest, **more):
         count.append(path)
         if len(count) == 5:
             raise OSError(28, "No space left on device")
@@ -277,7 +280,7 @@ KILLED = """
     from vfs.datasets import demo_tree
     from vfs.video import sample
 
-    def write(path, *rest):
+    def write(path, *rest, **more):
         path.write_bytes(b"half")
         if len(list(path.parent.parent.glob("*/*.mp4"))) >= 9:  # two threads write
             os.kill(os.getpid(), signal.SIGKILL)
@@ -290,15 +293,15 @@ KILLED = """
 def test_a_killed_build_is_not_taken_for_a_tree_and_is_cleared_up(tmp_path, written):
     code = textwrap.dedent(KILLED).format(folder=str(tmp_path))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    partial = tmp_path / ".demo-v1.partial"
+    partial = tmp_path / ".demo-v2.partial"
     assert len(list(partial.rglob("*.mp4"))) >= 9
-    assert not (tmp_path / "demo-v1").exists()
+    assert not (tmp_path / "demo-v2").exists()
 
     root = demo_tree.ensure(tmp_path)
 
     assert len(written) == 23
-    assert {p.read_bytes() for p in root.rglob("*.mp4")} == {b"v"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".demo.lock", "demo-v1"]
+    assert {p.read_bytes() for p in root.glob("recordings/*/*.mp4")} == {b"v"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".demo.lock", "demo-v2"]
 
 
 MADE = """
@@ -307,9 +310,10 @@ MADE = """
     from vfs.datasets import demo_tree
     from vfs.video import sample
 
-    def write(path, *rest):
+    def write(path, *rest, **more):
         path.write_bytes(b"v")
-        sys.stdout.write(path.name + "\\n")  # print writes the newline apart, where another thread can come between
+        if "recordings" in path.parts:
+            sys.stdout.write(path.name + "\\n")  # print writes the newline apart, where another thread can come between
 
     sample.write = write
     print("ready", flush=True)
@@ -347,5 +351,5 @@ def test_threads_at_once_make_one_tree(tmp_path, written):
         thread.start()
     for thread in threads:
         thread.join()
-    assert roots == [tmp_path / "demo-v1"] * 4
+    assert roots == [tmp_path / "demo-v2"] * 4
     assert len(written) == 23

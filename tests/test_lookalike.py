@@ -133,6 +133,17 @@ def test_manifests_have_the_gaps_that_there_are(lookalikes: Path) -> None:
     assert f"s3://ego4d-unict/public/v1/full_scale/{V[1]}" in {row["canonical_s3_location"] for row in old}
 
 
+def test_a_store_without_gaps_has_every_object_that_its_manifests_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "write", lambda path, *rest, **more: path.write_bytes(b"v"))
+    make_ego4d(tmp_path, has_gaps=False)
+    names = [str(path.parent.relative_to(tmp_path / PUBLIC)) for path in (tmp_path / PUBLIC).rglob("manifest.csv")]
+    rows = [row for name in names for row in manifest(tmp_path, name)]
+    assert len(rows) > 50
+    assert all((tmp_path / (row.get("canonical_s3_location") or row["s3_path"])[5:]).is_file() for row in rows)
+
+
 def test_metadata_knows_videos_and_clips_that_no_manifest_has(lookalikes: Path) -> None:
     told = json.loads((lookalikes / PUBLIC / "v2_1/ego4d.json").read_text())
     videos = {video["video_uid"]: video for video in told["videos"]}

@@ -15,9 +15,14 @@ import pytest
 import simplejpeg
 
 from tests.mounting import Mount, files_below, mounted
+from tests.remotes import official_copy
+from vfs.datasets.lookalike.ego4d import EGO4D_CLIPS, EGO4D_DATASETS, EGO4D_VIDEOS
 from vfs.video import stamp
 
 pytestmark = pytest.mark.mount
+
+E = EGO4D_VIDEOS[0]
+CLIP = EGO4D_CLIPS[3]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +48,23 @@ def number_in(picture: bytes) -> int:
     return stamp.read(simplejpeg.decode_jpeg(picture, colorspace="GRAY")[..., 0])
 
 
-def test_every_file_has_the_sources_bytes_and_size(mount: Mount, demo_root: Path) -> None:
-    there, here = files_below(mount.directory), files_below(demo_root)
+@pytest.fixture(scope="module")
+def here(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files that the mount must have, on local disk: as they were made, or as the official tools copy them."""
+    files = {
+        name: path for name, path in files_below(demo_root).items() if not name.startswith(("ego4d/", "egoexo4d/"))
+    }
+    copies = tmp_path_factory.mktemp("copies")
+    datasets = [name for name in EGO4D_DATASETS if name != "fut_loc"]
+    official_copy(demo_root / "ego4d", copies / "ego4d", f"ego4d --datasets {' '.join(datasets)}")
+    official_copy(demo_root / "egoexo4d", copies / "egoexo4d", "egoexo --parts all")
+    # The tools pass over files of no bytes.
+    (copies / "egoexo4d/captures/upenn_9901_Cooking_1/post_surveys.csv").touch()
+    return files | files_below(copies)
+
+
+def test_every_file_has_the_sources_bytes_and_size(mount: Mount, here: dict[str, Path]) -> None:
+    there = files_below(mount.directory)
     assert sorted(there) == sorted(here)
     for name, path in there.items():
         assert path.stat().st_size == here[name].stat().st_size
@@ -113,6 +133,18 @@ def test_random_order_gives_the_same_pictures_as_in_order(demo_cache: Path, tmp_
     assert digests[0] == digests[1]
 
 
+def test_frames_of_the_other_datasets_show_their_numbers(mount: Mount) -> None:
+    for folder, name, number in (
+        (f"ego4d/v2/full_scale/frames/{E.uid}", f"{E.uid}_0000000089.jpg", 89),
+        (f"ego4d/by-scenario/Cooking/full_scale/frames/{E.uid}", f"{E.uid}_0000000031.jpg", 31),
+        (f"ego4d/v2/clips/{CLIP.uid}", f"{CLIP.uid}_0000000007.jpg", 22),  # frames of another video, from 15
+        ("egoexo4d/takes/cmu_bike99_2/frame_aligned_videos/frames/ego", "000059.jpg", 59),
+        ("egoexo4d/by-task/Dance/uniandes_dance_991_4/frame_aligned_videos/frames/et", "000030.jpg", 30),
+    ):
+        assert number_in((mount / folder / name).read_bytes()) == number, folder
+        assert name in os.listdir(mount / folder)
+
+
 def test_all_frames_of_a_video_have_one_size_and_listing_them_decodes_nothing(mount: Mount) -> None:
     before = mount.status()["frames_made"]
     for video in videos(mount)[::5]:
@@ -170,7 +202,8 @@ def test_rsync_of_frames_finds_nothing_the_second_time(mount: Mount, tmp_path: P
 
 def test_find_by_size_sees_the_true_sizes(mount: Mount, demo_root: Path) -> None:
     def found(root: Path) -> list[str]:
-        command = ["find", ".", "-name", "frames", "-prune", "-o", "-type", "f", "-size", "+100k", "-print"]
+        command = ["find", "recordings", "TSM_features", "-name", "frames", "-prune"]
+        command += ["-o", "-type", "f", "-size", "+100k", "-print"]
         return sorted(subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.split())
 
     assert found(mount.directory) == found(demo_root)

@@ -44,7 +44,7 @@ class Ego4DVideo:
     tiers: str = "v1/full_scale v2/full_scale v2_1/full_scale v2_1/video_540ss"
     """The manifests that have a row of it."""
     is_missing: bool = False
-    """Whether its rows have no videos in the store."""
+    """Whether its rows have no videos in the store, if that has gaps."""
     has_imu: bool = False
     has_gaze: bool = False
     v1_bucket: str = ""
@@ -136,9 +136,12 @@ EGO4D_DATASETS = {
 }
 
 
-def make_ego4d(root: Path) -> None:
-    """Writes a store of three versions. Raises SourceError and OSError."""
-    store = Store(root)
+def make_ego4d(root: Path, *, has_gaps: bool = True) -> None:
+    """Writes a store of three versions. Raises SourceError and OSError.
+
+    `has_gaps`: whether manifests name some objects that are not there, as the dataset's do.
+    """
+    store = Store(root, has_gaps=has_gaps)
     for version in ("v1", "v2", "v2_1"):
         _manifest(store, version, "full_scale", _FULL_SCALE_COLUMNS.split(), _full_scale(store, version))
         _ego4d_metadata(store, version)
@@ -161,7 +164,7 @@ def _rows_of(tier: str) -> list[Ego4DVideo]:
 
 
 def _film(store: Store, location: str, video: Ego4DVideo, footage: Footage) -> str:
-    return location if video.is_missing else store.film(location, footage)
+    return location if video.is_missing and store.has_gaps else store.film(location, footage)
 
 
 def _full_scale(store: Store, version: str) -> Iterable[dict[str, Any]]:

@@ -45,7 +45,9 @@ class Footage:
 class Store:
     """Buckets below a root. Videos are remembered and written at the end, side by side."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, has_gaps: bool = True) -> None:
+        self.has_gaps = has_gaps
+        """Whether objects are missing that manifests name."""
         self._root = root
         self._videos: dict[str, Footage] = {}
 
