@@ -5,8 +5,8 @@
     v2/clips/frames/<clip_uid>/    of clips that have no file: frames of the parent video; <clip_uid> is a link to it
     by-university/<id>/<dataset>/  links to the videos; so by-benchmark/<benchmark>/ and by-scenario/<scenario>/
 
-A version (`version`) is v1, v2 or v2_1, whose folder is that of its first number. Where there are which datasets is
-told by `datasets.csv`, by the list below and by the option `datasets`, and proven by a manifest.csv in
+A version (`version`) is v1, v2 or v2_1, whose folder is that of its first number. Which datasets there may be is told
+by `datasets.csv`, by the CLI (ego4d_places.DATASETS) and by the option `datasets`, and proven by a manifest.csv in
 `ego4d-consortium-sharing/public/<version>/<dataset>/`; rows name objects in buckets of universities, in several
 regions. Nothing is listed, and what an object weighs is not told: it is asked when it is wanted. A 403 for a manifest
 may mean that there is none (a store tells 404 only to who may list), so it counts only where all are refused. None of
@@ -19,7 +19,7 @@ Options mean what the CLI's flags mean, but for this:
   video's uid brings its clips too. Files that are named after none (annotations, models) stay. Upper case is taken. It
   is an error when no dataset has the uid, and not when one of several has it not.
 * `benchmarks` whose manifest has no such column do not choose, as in the CLI, but it is told. Universities are those
-  of the buckets, so that annotations (in the consortium's: frl_track_1_public) go with any other; that is told as well.
+  of the buckets, so that annotations (in the consortium's: frl_track_1_public) are not there with any other; that is told as well.
 * A value that matches nothing is an error. `datasets` begin with all there are, since what is not read costs nothing.
 * There is no `manifest.ver`: it would cost a request a file.
 
