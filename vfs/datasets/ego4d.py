@@ -19,7 +19,8 @@ Options mean what the CLI's flags mean, but for this:
   video's uid brings its clips too. Files that are named after none (annotations, models) stay. Upper case is taken. It
   is an error when no dataset has the uid, and not when one of several has it not.
 * `benchmarks` whose manifest has no such column do not choose, as in the CLI, but it is told. Universities are those
-  of the buckets, so that annotations (in the consortium's: frl_track_1_public) are not there with any other; that is told as well.
+  of the buckets, so that annotations (in the consortium's: frl_track_1_public) are not there with any other; that is
+  told as well.
 * A value that matches nothing is an error. `datasets` begin with all there are, since what is not read costs nothing.
 * There is no `manifest.ver`: it would cost a request a file.
 
