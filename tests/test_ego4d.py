@@ -8,9 +8,10 @@ import pytest
 from tests.memorysource import MemorySource
 from tests.remotes import official_copy
 from vfs.catalog import Entry
-from vfs.datasets import Part, ego4d, ego4d_manifest
+from vfs.datasets import Part, ego4d
 from vfs.datasets.ego4d import Ego4D, Options
-from vfs.datasets.ego4d_manifest import parse_facts, parse_manifest
+from vfs.datasets.ego4d import manifest as manifest_module
+from vfs.datasets.ego4d.manifest import parse_facts, parse_manifest
 from vfs.errors import AccessDenied, NotFound, OptionError, SourceError
 from vfs.node import Kind
 from vfs.sources import UNKNOWN_SIZE, ObjectInfo, Source, local
@@ -643,9 +644,9 @@ def test_a_plain_copy_without_manifests_is_shown() -> None:
 
 def test_what_is_believed_is_made_again_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(ego4d_manifest.time, "monotonic", lambda: now)
+    monkeypatch.setattr(manifest_module.time, "monotonic", lambda: now)
     made: list[int] = []
-    one = ego4d_manifest.Believed("x", lambda: made.append(1) or len(made), 10)
+    one = manifest_module.Believed("x", lambda: made.append(1) or len(made), 10)
     assert [one.get(), one.get()] == [1, 1]
     now = 11.0
     assert one.get() == 2

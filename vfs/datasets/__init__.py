@@ -3,7 +3,8 @@
 A dataset says what the mounted tree looks like: which entries stand in a folder, with canonical names beside the
 remote's own, how frames are numbered, and what is known of a file. Entries are asked for a folder at a time, may
 come straight from a source or be made from manifests, and are remembered by the catalog: a dataset keeps nothing
-but what it parsed, and can do without. Each is one module here, found by its name (`-` is written `_`), which defines
+but what it parsed, and can do without. Each is one module (or package) here, found by its name (`-` is written `_`),
+which defines
 
     class Options                                            its mount options, an option group (vfs.options)
     def default_source(options, state: Path) -> str          the source's URL when the person names none;
@@ -26,17 +27,7 @@ from vfs.catalog import Entry, Tree
 from vfs.errors import OptionError
 from vfs.frames import FrameRule
 
-_NOT_DATASETS = {
-    "demo_tree",
-    "ego4d_filter",
-    "ego4d_manifest",
-    "ego4d_places",
-    "egoexo4d_copy",
-    "egoexo4d_filters",
-    "egoexo4d_manifests",
-    "egoexo4d_takes",
-    "lookalike",
-}
+_NOT_DATASETS = {"demo_tree", "lookalike"}
 
 
 @dataclass(frozen=True, slots=True)

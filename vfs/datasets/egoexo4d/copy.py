@@ -1,6 +1,6 @@
 """A copy of Ego-Exo4D as the official downloader writes it: its own folders, with what its JSON files add to them.
 
-Called by egoexo4d.py. Filters go by the take or capture that a path belongs to, since a copy has no tags of entries.
+Called by the dataset. Filters go by the take or capture that a path belongs to, since a copy has no tags of entries.
 Any thread may call; it blocks.
 """
 
@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from vfs.catalog import Entry
-from vfs.datasets.egoexo4d_filters import Filters, refuse_unknown, rejects
-from vfs.datasets.egoexo4d_takes import BY, Recordings, Splits, links_by_meaning
+from vfs.datasets.egoexo4d.filters import Filters, refuse_unknown, rejects
+from vfs.datasets.egoexo4d.takes import BY, Recordings, Splits, links_by_meaning
 from vfs.datasets.plain import entry_of
 from vfs.documents import Documents
 from vfs.errors import NotFound

@@ -1,9 +1,9 @@
 """Ego-Exo4D: takes seen by an Aria and several GoPros, from the manifests of its parts or from a copy.
 
 In its own store (S3, a bucket for each university; also a folder of folders named like the buckets) the tree is what
-the manifests say, all of it at once, with the paths of the official downloader (egoexo4d_manifests.py). Any other
+the manifests say, all of it at once, with the paths of the official downloader (manifests.py). Any other
 source is a copy as the downloader writes it: its listing is the tree, filtered by what the JSON files in it tell
-(egoexo4d_copy.py).
+(copy.py).
 
 Beside the videos in `frame_aligned_videos` and `frame_aligned_videos/downscaled/448` stand links with canonical names:
 ego.mp4, slam-left.mp4, slam-right.mp4, et.mp4, exo1.mp4 … and best_exo.mp4, as takes.json has the cameras; takes that
@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING
 
 from vfs.catalog import Entry, Tree
 from vfs.datasets import Dataset
-from vfs.datasets.egoexo4d_filters import Filters
+from vfs.datasets.egoexo4d.filters import Filters
 from vfs.documents import Documents
 from vfs.frames import FrameRule
 from vfs.options import option, option_group
 from vfs.sources import Source
 
 if TYPE_CHECKING:
-    from vfs.datasets.egoexo4d_copy import Copy
+    from vfs.datasets.egoexo4d.copy import Copy
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class EgoExo4D(Dataset):
         return facts
 
     def _of_manifests(self) -> Iterator[tuple[str, Entry]]:
-        from vfs.datasets.egoexo4d_manifests import Manifests
+        from vfs.datasets.egoexo4d.manifests import Manifests
 
         given = self._options.parts or ("all",)
         manifests = Manifests(
@@ -161,7 +161,7 @@ class EgoExo4D(Dataset):
         names = {listed.name for listed in self._source.list("")}
         if not names or self._options.base_dir.removeprefix(_S3).split("/")[0] in names:
             return None
-        from vfs.datasets.egoexo4d_copy import Copy
+        from vfs.datasets.egoexo4d.copy import Copy
 
         if self._options.parts != ("all",):
             _log.warning("parts: %s is a copy, of which all is shown", self._source.url)

@@ -9,7 +9,7 @@ Not verified at the store: which tags each part has (those without views or univ
 tells), and how it answers for a part that is not there. Where keys may not list a bucket, S3 answers 403 for a missing
 object: behind a manifest that could be read, that is taken for "not there".
 
-Called by egoexo4d.py. Any thread may read the rows; it blocks.
+Called by the dataset. Any thread may read the rows; it blocks.
 """
 
 import logging
@@ -23,8 +23,8 @@ from sys import intern
 from msgspec import Struct
 
 from vfs.catalog import Entry
-from vfs.datasets.egoexo4d_filters import Filters, refuse_unknown, rejects
-from vfs.datasets.egoexo4d_takes import UUID, Items, Recordings, Splits, links_by_meaning
+from vfs.datasets.egoexo4d.filters import Filters, refuse_unknown, rejects
+from vfs.datasets.egoexo4d.takes import UUID, Items, Recordings, Splits, links_by_meaning
 from vfs.documents import Documents
 from vfs.errors import AccessDenied, NotFound, OptionError
 from vfs.node import Kind

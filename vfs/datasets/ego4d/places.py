@@ -1,6 +1,6 @@
 """Where Ego4D's files are: in the store's buckets, as manifests name them, or in a copy, as the CLI has written them.
 
-Hides what is asked of a source to find out which datasets there are. Called by ego4d.py, which adds what is told by
+Hides what is asked of a source to find out which datasets there are. Called by the dataset, which adds what is told by
 neither. Any thread may call; it blocks.
 """
 
@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from vfs.catalog import Entry
-from vfs.datasets.ego4d_filter import VIDEOS, Filter, side_by_side
-from vfs.datasets.ego4d_manifest import Believed, Digests, Facts, Manifest, Row, uid_in
+from vfs.datasets.ego4d.filter import VIDEOS, Filter, side_by_side
+from vfs.datasets.ego4d.manifest import Believed, Digests, Facts, Manifest, Row, uid_in
 from vfs.datasets.plain import entry_of, has_video_suffix
 from vfs.errors import AccessDenied, Changed, NotFound
 from vfs.node import Kind

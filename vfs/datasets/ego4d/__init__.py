@@ -6,7 +6,7 @@
     by-university/<id>/<dataset>/  links to the videos; so by-benchmark/<benchmark>/ and by-scenario/<scenario>/
 
 A version (`version`) is v1, v2 or v2_1, whose folder is that of its first number. Which datasets there may be is told
-by `datasets.csv`, by the CLI (ego4d_places.DATASETS) and by the option `datasets`, and proven by a manifest.csv in
+by `datasets.csv`, by the CLI (places.DATASETS) and by the option `datasets`, and proven by a manifest.csv in
 `ego4d-consortium-sharing/public/<version>/<dataset>/`; rows name objects in buckets of universities, in several
 regions. Nothing is listed, and what an object weighs is not told: it is asked when it is wanted. A 403 for a manifest
 may mean that there is none (a store tells 404 only to who may list), so it counts only where all are refused. None of
@@ -39,9 +39,9 @@ from typing import Literal
 
 from vfs.catalog import Entry
 from vfs.datasets import Dataset, Part
-from vfs.datasets.ego4d_filter import Filter, side_by_side
-from vfs.datasets.ego4d_manifest import BUCKETS, UID, Believed, Digests, Facts, Row, uid_in
-from vfs.datasets.ego4d_places import (
+from vfs.datasets.ego4d.filter import Filter, side_by_side
+from vfs.datasets.ego4d.manifest import BUCKETS, UID, Believed, Digests, Facts, Row, uid_in
+from vfs.datasets.ego4d.places import (
     BELIEVED_S,
     DATASETS,
     METADATA,

@@ -1,7 +1,7 @@
 """What Ego4D is told by: manifest.csv as rows, ego4d.json as facts; each parsed once a version.
 
 Hides the shapes of both, and that what was parsed is kept in a folder beside the version it was parsed of, so that the
-next mount asks for versions alone. Called by ego4d.py; knows nothing of trees, nor of which rows are wanted. Any
+next mount asks for versions alone. Called by the dataset; knows nothing of trees, nor of which rows are wanted. Any
 thread may call; whatever names a key blocks.
 
 Shapes: a column `file_uid` makes a manifest one of files, else `exported_clip_uid`, `clip_uid` or `video_uid` one of

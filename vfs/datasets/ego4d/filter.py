@@ -1,6 +1,6 @@
 """Which of Ego4D's datasets and files are wanted: the options, compared with manifests.
 
-Called by ego4d.py and ego4d_places.py; asks nothing of any store but by what it is given. Any thread may call.
+Called by the dataset and by places.py; asks nothing of any store but by what it is given. Any thread may call.
 """
 
 import logging
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from typing import TypeVar
 
-from vfs.datasets.ego4d_manifest import Facts, Manifest, Row
+from vfs.datasets.ego4d.manifest import Facts, Manifest, Row
 from vfs.errors import OptionError
 
 log = logging.getLogger(__name__)
