@@ -15,10 +15,12 @@ import trio
 from tests.memorysource import MemorySource
 from vfs import ops
 from vfs import tree as tree_module
+from vfs.catalog import Entry
 from vfs.datasets.plain import PlainTree
 from vfs.errors import NotFound, Unavailable
 from vfs.mounted import MountedDataset
 from vfs.node import Attributes, Child, Directory, File, Kind, Node
+from vfs.sources import UNKNOWN_SIZE, ObjectInfo
 from vfs.tree import ROOT
 
 CTX: Any = None
@@ -407,3 +409,50 @@ def test_a_user_attribute_that_is_not_ours_does_not_exist() -> None:
     with pytest.raises(pyfuse3.FUSEError) as caught:
         trio.run(handlers.getxattr, pyfuse3.ROOT_INODE, pyfuse3.XAttrNameT(b"user.mime_type"), CTX)
     assert caught.value.errno == errno.ENODATA
+
+
+class Untold(PlainTree):
+    """A dataset that does not tell the sizes of files whose names begin with `u`."""
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        for entry in super().entries(folder):
+            if entry.object is not None and entry.name.startswith("u"):
+                yield Entry(entry.name, Kind.FILE, ObjectInfo(entry.object.key, UNKNOWN_SIZE, 0, ""))
+            else:
+                yield entry
+
+
+def test_names_of_unknown_size_are_believed_for_no_time_and_found_out_in_one_hop(hops) -> None:
+    source = MemorySource({"a": b"1", "u1": b"12", "u2": b"123", "v": b"1234"})
+    mount = Mount(source)
+    mount.dataset.close()
+    mount.dataset = MountedDataset(Untold(source), source, None, None, space="s", listing_age_s=1000)
+    mount.handlers = operations(mount.dataset.root)
+
+    async def look(name: bytes) -> tuple[int, int, bool]:
+        found = await mount.handlers.lookup(pyfuse3.ROOT_INODE, name, CTX)
+        assert (await mount.handlers.getattr(found.st_ino, CTX)).st_size == found.st_size
+        return found.st_ino, found.st_size, found.entry_timeout > 900
+
+    async def use() -> None:
+        before = {told.name: told for told in await mount.names()}
+        assert [told.size for told in before.values()] == [1, 0, 0, 4]
+        assert [told.valid_s > 900 for told in before.values()] == [True, False, False, True]
+        assert {told.valid_s for told in before.values() if told.size == 0} == {0.0}
+        lists = len(source.lists)
+        assert hops == []
+        assert [(await look(name))[1:] for name in (b"a", b"u1", b"u2", b"v")] == [(n, True) for n in (1, 2, 3, 4)]
+        assert len(hops) == 1
+        assert len(source.lists) == lists + 1
+        # The kernel may still have the inode that readdir told: it is no version of the file, and ends there.
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await mount.handlers.getattr(pyfuse3.InodeT(before[b"u1"].inode), CTX)
+        assert caught.value.errno == errno.ESTALE
+        after = {told.name: told for told in await mount.names()}
+        assert [told.size for told in after.values()] == [1, 2, 3, 4]
+        assert {told.valid_s > 900 for told in after.values()} == {True}
+        assert after[b"u1"].inode == (await look(b"u1"))[0] != before[b"u1"].inode
+        assert len(hops) == 1
+
+    trio.run(use)
+    mount.dataset.close()
