@@ -94,8 +94,8 @@ class MountedDataset:
         return True
 
     def file_of(self, folder: str, entry: Entry, through: dict[str, Folder]) -> tuple[str, Entry]:
-        """The file that an entry is or, as a link, leads to, and the folder that lists it; the listings that say so are
-        added to `through`. Raises NotFound if there is none."""
+        """The file that an entry is or, as a link, leads to, and the folder that lists it. `through` has listings that
+        are known, and gets those that were needed too. Raises NotFound if there is none."""
         for _ in range(_MOST_LINKS):
             if entry.object is not None:
                 return folder, entry
@@ -103,7 +103,8 @@ class MountedDataset:
             if entry.kind is not Kind.LINK or path.startswith(("/", "..")):
                 break
             folder, name = posixpath.split(path)
-            through[folder] = self.catalog.folder(folder)
+            if folder not in through:
+                through[folder] = self.catalog.folder(folder)
             entry = self.catalog.entry(folder, name)
         raise NotFound(f"{folder}/{entry.name}: leads to no file of the dataset")
 
@@ -216,19 +217,20 @@ class _Views:
 
     def names(self) -> Iterator[str]:
         """A video's view is its name without the suffix; where that stands for several, all keep their suffix."""
-        catalog = self._mounted.catalog
-        catalog.folder(self._path)
-        videos = [(PurePosixPath(entry.name), entry) for entry in catalog.videos(self._path)]
-        stems = Counter(name.stem for name, _ in videos)
+        mounted, path = self._mounted, self._path
+        through = {path: mounted.catalog.folder(path)}
+        videos = [(posixpath.splitext(entry.name)[0], entry) for entry in mounted.catalog.videos(path)]
+        stems = Counter(stem for stem, _ in videos)
         taken = set()
-        for name, entry in videos:
-            view = name.stem if stems[name.stem] == 1 else name.name
+        for stem, entry in videos:
+            view = stem if stems[stem] == 1 else entry.name
             taken.add(view)
-            if self._leads_to_file(self._path, entry):
+            if self._leads_to_file(path, entry, through):
                 yield view
-        if self._mounted.dataset.has_parts(self._path):
-            for view in self._mounted.dataset.parts(self._path):
-                if view not in taken and self._has_part(view):
+        if mounted.dataset.has_parts(path):
+            for view in mounted.dataset.parts(path):
+                part = mounted.dataset.part(path, view) if view not in taken else None
+                if part is not None and self._leads_to_file(path, _link_to(part, path), through):
                     yield view
 
     def video(self, view: str) -> frames.Video:
@@ -242,34 +244,22 @@ class _Views:
             candidates = [entry for entry in several if entry.name == view and len(several) > 1]
         if len(candidates) == 1:
             return self._mounted.video(self._path, known, view, candidates[0])
-        part = self._part(view)
-        folder, name = posixpath.split(part.path)
-        whole = self._mounted.video(folder, catalog.folder(folder), view, catalog.entry(folder, name))
-        return replace(
-            whole,
-            rule=replace(self._mounted.dataset.frame_rule(self._path, view), start=part.start, stop=part.stop),
-            valid_s=min(whole.valid_s, catalog.valid_s(known)),
-            stands=lambda: catalog.known(self._path) == known and whole.stands(),
-        )
-
-    def _part(self, view: str) -> Part:
-        dataset = self._mounted.dataset
-        part = dataset.part(self._path, view) if dataset.has_parts(self._path) else None
+        part = self._mounted.dataset.part(self._path, view) if self._mounted.dataset.has_parts(self._path) else None
         if part is None:
             raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
-        return part
+        whole = self._mounted.video(self._path, known, view, _link_to(part, self._path))
+        return replace(whole, rule=replace(whole.rule, start=part.start, stop=part.stop))
 
-    def _has_part(self, view: str) -> bool:
-        try:
-            folder, name = posixpath.split(self._part(view).path)
-            return self._leads_to_file(folder, self._mounted.catalog.lookup(folder, name))
-        except NotFound:
-            return False
-
-    def _leads_to_file(self, folder: str, entry: Entry) -> bool:
+    def _leads_to_file(self, folder: str, entry: Entry, through: dict[str, Folder]) -> bool:
         with suppress(NotFound):
-            return bool(self._mounted.file_of(folder, entry, {}))
+            return bool(self._mounted.file_of(folder, entry, through))
         return False
+
+
+def _link_to(part: Part, folder: str) -> Entry:
+    """A part as a link in a folder: what it leads to is found in the same way."""
+    up = "../" * (folder.count("/") + 1) if folder else ""
+    return Entry("", Kind.LINK, target=up + part.path)
 
 
 class LinkNode(Link):
