@@ -39,7 +39,7 @@ from typing import Literal
 
 from vfs.catalog import Entry
 from vfs.datasets import Dataset, Part
-from vfs.datasets.ego4d.filter import Filter, side_by_side
+from vfs.datasets.ego4d.filter import SPELT, Filter, side_by_side
 from vfs.datasets.ego4d.manifest import BUCKETS, UID, Believed, Digests, Facts, Row, uid_in
 from vfs.datasets.ego4d.places import (
     BELIEVED_S,
@@ -69,7 +69,6 @@ RENEWAL = (
 _CLIPS = "clips"
 _PARENTS = ("full_scale", "video_540ss")
 _BY = ("by-university", "by-benchmark", "by-scenario")
-_SPELT = {name.lower(): name for name in ("AV", "EM", "FHO", "MQ", "NLQ", "VQ", "goalstep")}
 _UNIVERSITIES = tuple(sorted(BUCKETS.values()))
 _NAME_LIMIT_BYTES = 255  # NAME_MAX of Linux
 # Names as baselines have them: STA's object frames, hands-and-objects, HOI-Ref.
@@ -307,7 +306,7 @@ class Ego4D(Dataset):
                 university = told if told and is_shared else row.university
                 values = (
                     (_file_name(university),) if university else (),
-                    [_SPELT.get(tag) or _file_name(tag) for tag in row.tags],
+                    [SPELT.get(tag) or _file_name(tag) for tag in row.tags],
                     dict.fromkeys(scenarios[number] for number in numbers),
                 )
                 for by, found in zip(_BY, values, strict=True):

@@ -19,6 +19,9 @@ _B = TypeVar("_B")
 VIDEOS = ("full_scale", "video_540ss", "clips", "components/videos", "clips_540ss", "clip_256ss")
 """Datasets of videos, which by-university and the others lead to."""
 
+SPELT = {name.lower(): name for name in ("AV", "EM", "FHO", "MQ", "NLQ", "VQ", "goalstep")}
+"""Benchmarks as they are written; compared are they in lower case."""
+
 _REQUESTS = 16
 
 
@@ -91,7 +94,8 @@ class Filter:
             benchmarks -= tags
             uids -= seen
         if benchmarks and tells_benchmarks:
-            raise OptionError(f"benchmarks={min(benchmarks)}: there is none; there are {', '.join(sorted(tags))}")
+            known_names = ", ".join(sorted(SPELT.get(tag, tag) for tag in tags))
+            raise OptionError(f"benchmarks={min(benchmarks)}: there is none; there are {known_names}")
         known = facts() if uids else None
         if known is not None:
             uids -= {known.parent(uid) for uid in seen}
