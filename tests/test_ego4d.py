@@ -348,7 +348,7 @@ def test_a_copy_of_all_is_filtered_to_what_the_official_cli_downloads(
     [
         ({"datasets": ["full_scal"]}, "datasets=full_scal: it is not there, or is refused; there are annotations"),
         ({"datasets": ["full_scale", "viz"]}, "datasets=viz"),
-        ({"benchmarks": ["EM", "XYZ"]}, "benchmarks=xyz: there is none; there are em, fho, goalstep"),
+        ({"benchmarks": ["EM", "XYZ"]}, "benchmarks=xyz: there is none; there are EM, FHO, goalstep"),
         ({"video_uids": [A, f"{A[:-1]}0"]}, f"video_uids={A[:-1]}0: no dataset has it; the nearest of .* is {A}"),
         ({"video_uids": [CLIP_B]}, f"video_uids={CLIP_B}: a clip without a file; ask for {B}"),
         ({"video_uids": [A], "datasets": ["annotations"]}, "none of 0 is near it"),
