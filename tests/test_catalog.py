@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.mounting import wait_until
 from vfs import catalog as catalog_module
 from vfs.catalog import Catalog, Entry, Tree
 from vfs.errors import AccessDenied, NotFound, SourceError, Unavailable
@@ -483,7 +484,7 @@ def test_one_invalid_folder_has_the_whole_tree_renewed_once_and_what_is_gone_for
         known.folder("takes/a")
     assert walked(known) == {"": ["takes"], "takes": ["b"], "takes/b": ["new"]}
     assert tree.asked == ["", "takes/a"]
-    assert (stored_rows(path), stored_folders(path)) == (3, 3)
+    wait_until(lambda: (stored_rows(path), stored_folders(path)) == (3, 3))
     known.close()
 
 
@@ -514,7 +515,7 @@ def test_a_tree_that_breaks_off_leaves_the_old_one_whole_and_nothing_behind(tmp_
     tree.failure = AccessDenied("licence ended")
     with pytest.raises(AccessDenied):
         known.folder("")
-    assert (stored_rows(path), stored_folders(path)) == (9, 5)
+    wait_until(lambda: (stored_rows(path), stored_folders(path)) == (9, 5))
     tree.failure = Unavailable("down")
     assert walked(known) == WHOLE
     known.close()

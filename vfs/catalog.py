@@ -142,6 +142,8 @@ class Catalog:
         self._file = file
         self._flights: Flights[str, Folder] = Flights()
         self._trees: Flights[str, None] = Flights()
+        self._sweeper: threading.Thread | None = None
+        self._closed = False
         self._writing, self._reading = _open(file)
         # Held for one statement, or one transaction of at most a batch; never both.
         self._write_lock = threading.Lock()
@@ -149,6 +151,7 @@ class Catalog:
 
     def close(self) -> None:
         """Closes the database."""
+        self._closed = True
         with self._write_lock:
             self._writing.close()
         with self._read_lock:
@@ -383,19 +386,30 @@ class Catalog:
             with self._transaction() as database:
                 staging.give_up(database)
             raise
+        finally:
+            # To delete what it replaced takes about as long as it did, and nobody should wait for that.
+            self._sweeper = threading.Thread(target=self._delete_old, name="sweeper", daemon=True)
+            self._sweeper.start()
         _warn("", staging.refused, staging.offered - count)
 
     def _sweep(self) -> None:
         """Deletes rows that no path leads to: of listings that were replaced, broke off or were left by a crash."""
+        if self._sweeper is None or not self._sweeper.is_alive():
+            self._delete_old()
+
+    def _delete_old(self) -> None:
         try:
-            while swept := self._select(
-                "SELECT id FROM folder WHERE space = '' AND listed_at < ? LIMIT ?",
-                *(time.time() - _ABANDONED_S, _BATCH_ROWS),
+            while not self._closed and (
+                swept := self._select(
+                    "SELECT id FROM folder WHERE space = '' AND listed_at < ? LIMIT ?",
+                    *(time.time() - _ABANDONED_S, _BATCH_ROWS),
+                )
             ):
                 with self._transaction() as database:
                     _sweep(database, [identity for (identity,) in swept])
         except SourceError as failure:  # whoever asked for a folder has it; the next listing sweeps again
-            log.warning("old listings could not be deleted: %s", failure)
+            if not self._closed:
+                log.warning("old listings could not be deleted: %s", failure)
 
     # -- the database
 
