@@ -67,11 +67,11 @@ class _MountCommand(click.Command):
 def _option_flags() -> Iterator[click.Option]:
     from mountd import config
 
-    for name, (owner, field) in config.all_options().items():
+    for name, told in config.all_options().items():
         flag = "--" + name.replace("_", "-")
-        text = f"{field.description} [{owner}]"
+        text = "; ".join(f"{field.description} [{owner}]" for owner, field in told.items())
         # A flag's text is parsed where that of `-o` is: None means that it was not given.
-        if field.annotation is bool:
+        if all(field.annotation is bool for field in told.values()):
             yield click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
         else:
             yield click.Option([flag, name], default=None, metavar="VALUE", help=text)

@@ -166,15 +166,19 @@ def parse_o(text: str) -> list[tuple[str, str | bool]]:
     return options
 
 
-def all_options() -> dict[str, tuple[str, Option]]:
-    """Every option there is, as name → (whose it is, what can be said of it)."""
-    found: dict[str, tuple[str, Option]] = {}
+def all_options() -> dict[str, dict[str, Option]]:
+    """Every option there is, as name → whose it is → what can be said of it: datasets may have the same names."""
+    found: dict[str, dict[str, Option]] = {}
     groups: list[tuple[str, type]] = [("any mount", MountOptions), ("any mount", CacheOptions)]
     groups += [(f"source {n}", sources.module_for(f"{n}://").Options) for n in sources.names()]
     groups += [(f"dataset {n.replace('_', '-')}", datasets.module_for(n).Options) for n in datasets.names()]
+    seen: set[type] = set()
     for owner, group in groups:
+        if group in seen:  # the demo's are those of a dataset
+            continue
+        seen.add(group)
         for name, told in described(group).items():
-            found.setdefault(name, (owner, told))
+            found.setdefault(name, {})[owner] = told
     return found
 
 
@@ -188,7 +192,7 @@ def _resolve(source: str, given: Mapping[str, Any]) -> Config:
         # Only now, to explain them, or because the dataset chooses its store: all modules are imported for it.
         everything = all_options()
         for key in sorted(unknown):
-            if key not in everything or not everything[key][0].startswith("source"):
+            if not any(owner.startswith("source") for owner in everything.get(key, ())):
                 raise OptionError(_unknown(key, name, everything))
     config = Config(
         name=source,
@@ -227,9 +231,9 @@ def _those_of(group: type, given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: given[key] for key in described(group) if key in given}
 
 
-def _unknown(key: str, dataset: str, everything: Mapping[str, tuple[str, Option]]) -> str:
+def _unknown(key: str, dataset: str, everything: Mapping[str, Iterable[str]]) -> str:
     if key in everything:
-        return f"option {key!r} belongs to {everything[key][0]}, not to {dataset}"
+        return f"option {key!r} belongs to {' and '.join(everything[key])}, not to {dataset}"
     near = difflib.get_close_matches(key, everything, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(everything))}"
     return f"no option is called {key!r}: {hint}"

@@ -127,9 +127,16 @@ def test_the_options_of_a_store_that_the_dataset_chooses_are_taken() -> None:
 
 
 def test_every_option_has_one_name_and_a_description() -> None:
-    for name, (owner, field) in config.all_options().items():
-        assert field.description, f"{name} of {owner}"
+    for name, told in config.all_options().items():
+        assert all(field.description for field in told.values()), name
         assert name.isidentifier()
+        assert len({field.annotation for field in told.values()}) == 1, f"{name} is of one type, whose ever it is"
+
+
+def test_an_option_that_several_datasets_have_is_told_for_each() -> None:
+    assert config.all_options()["views"].keys() == {"dataset assembly101", "dataset egoexo4d"}
+    with pytest.raises(OptionError, match="belongs to dataset assembly101 and dataset egoexo4d, not to ego4d"):
+        load("ego4d", "views=ego")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +290,7 @@ def test_a_wrong_value_is_refused_with_what_to_write(tmp_path: Path, name: str, 
 
 
 def test_every_kind_of_option_is_in_these_tables() -> None:
-    kinds = {name: str(told.annotation) for name, (_, told) in config.all_options().items()}
+    kinds = {name: str(field.annotation) for name, told in config.all_options().items() for field in told.values()}
     assert {kinds[name] for name, *_ in TAKEN} == {kinds[name] for name, *_ in REFUSED} == set(kinds.values())
 
 
