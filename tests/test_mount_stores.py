@@ -94,7 +94,6 @@ def test_a_mount_has_what_the_official_tool_downloads_byte_by_byte(
 def test_a_script_of_plain_paths_finds_the_same_on_a_mount_on_a_copy_and_on_a_mounted_copy(
     dataset: str, lab: Lab, lookalikes: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("pandas")
     command = f"ego4d --datasets {ALL_OF_EGO4D}" if dataset == "ego4d" else "egoexo --parts all"
     copy = tmp_path / "copy"
     official_copy(lookalikes, copy, command)
