@@ -1,11 +1,12 @@
 import contextlib
 import logging
 import os
+import pickle
 import sqlite3
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.mounting import wait_until
 from vfs import catalog as catalog_module
-from vfs.catalog import Catalog, Entry, Tree
+from vfs.catalog import Catalog, Entry, Packed, Tree
 from vfs.errors import AccessDenied, NotFound, SourceError, Unavailable
 from vfs.node import Kind, tag_of
 from vfs.sources import UNKNOWN_SIZE, ObjectInfo
@@ -606,6 +607,205 @@ def test_a_dataset_may_give_folders_where_it_gave_a_tree(tree, filler) -> None:
     known.invalidate("")
     assert names(known, "") == ["a", "b.mp4", "d", "e1.mp4"]
     assert not known.folder("").of_tree
+    known.close()
+
+
+class PackedFiller(TreeFiller):
+    """The same tree with what stands below `takes/` packed, as one piece for each file; counts how often it unpacks."""
+
+    def __init__(self, entries: list[tuple[str, Entry]]) -> None:
+        super().__init__(entries)
+        self.unpacked: list[int] = []
+        self.during: Callable[[], object] = lambda: None
+
+    def _entries(self) -> Iterator[tuple[str, Any]]:
+        for folder, entry in super()._entries():
+            top, _, below = folder.partition("/")
+            if below:
+                name, _, rest = below.partition("/")
+                size = entry.object.size_bytes if entry.object else 0
+                yield f"{top}/{name}", Packed(pickle.dumps((rest, entry)), max(size, 0))
+            else:
+                yield folder, entry
+
+    def unpack(self, pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
+        self.unpacked.append(len(list(pieces)))
+        self.during()
+        yield from map(pickle.loads, pieces)
+
+
+@pytest.fixture
+def packed(tree) -> PackedFiller:
+    deep = [("takes/b/deep/er", file("z", UNKNOWN_SIZE)), ("takes/b/deep/er", Entry("l.mp4", Kind.LINK, target="z"))]
+    return PackedFiller([*tree.entries, *deep])
+
+
+PACKED = {**WHOLE, "takes/b": ["deep", "v.mp4", "w"], "takes/b/deep": ["er"], "takes/b/deep/er": ["l.mp4", "z"]}
+
+
+def of_packed(file: Path | None, filler: PackedFiller, age: float = 100) -> Catalog:
+    return Catalog(file, "s", filler, age, filler.unpack)
+
+
+def stored_pieces(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return int(database.execute("SELECT COUNT(*) FROM packed").fetchone()[0])
+
+
+@pytest.mark.parametrize("first", ["", "takes/b", "takes/b/deep/er"])
+@pytest.mark.parametrize("batch", [1, 2, 6, 100])
+def test_what_is_packed_is_a_tree_like_any_other_and_unpacked_once_by_whichever_process(
+    tmp_path, packed, monkeypatch, first, batch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", batch)
+    for _ in range(2):
+        known = of_packed(tmp_path / "c.sqlite", packed)
+        known.folder(first)
+        assert known.known_bytes() == 25
+        assert names(known, "takes") == ["a", "b", "y"]
+        known.close()
+    assert packed.unpacked == ([] if first == "" else [4])
+    for _ in range(2):
+        known = of_packed(tmp_path / "c.sqlite", packed)
+        assert walked(known) == PACKED
+        assert {known.folder(path).listed_at for path in PACKED} == {known.folder("").listed_at}
+        assert [path for path in PACKED if known.folder(path).has_videos] == ["takes/b"]
+        assert not known.is_told("takes/b/deep/er") or known.entry("takes/b/deep/er", "z").object.version
+        assert known.known_bytes() == 25
+        known.close()
+    assert sorted(packed.unpacked) == [2, 4]
+    assert packed.asked == [first]
+    wait_until(lambda: stored_pieces(tmp_path / "c.sqlite") == 0)
+
+
+def test_nothing_is_unpacked_for_what_is_known_at_once_and_absence_is_told_below_it(packed) -> None:
+    known = of_packed(None, packed)
+    known.folder("")
+    assert known.known("takes/b") is None
+    assert known.known("takes/b/deep") is None
+    with pytest.raises(NotFound):
+        known.folder("takes/c/deep")
+    with pytest.raises(NotFound):
+        known.lookup("takes", "c")
+    assert packed.unpacked == []
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            known.folder("takes/b/nothing")
+    assert packed.unpacked == [4]
+    assert packed.asked == [""]
+    known.close()
+
+
+def test_many_who_ask_for_what_is_packed_have_it_unpacked_once(tmp_path, packed) -> None:
+    known = of_packed(tmp_path / "c.sqlite", packed)
+    known.folder("")
+    packed.during = lambda: time.sleep(0.1)
+    found: list[list[str]] = []
+    ask = [lambda path=path: found.append(names(known, path)) for path in ("takes/b", "takes/b/deep", "takes/b")]
+    threads = [threading.Thread(target=each) for each in ask]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted([PACKED["takes/b"], PACKED["takes/b"], PACKED["takes/b/deep"]])
+    assert packed.unpacked == [4]
+    known.close()
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_what_two_processes_unpack_at_once_stands_there_once(tmp_path, packed, monkeypatch, batch) -> None:
+    monkeypatch.setattr(catalog_module, "_TREE_BATCH_ROWS", batch)
+    path = tmp_path / "c.sqlite"
+    known, other = of_packed(path, packed), of_packed(path, packed)
+    known.folder("")
+
+    def meanwhile() -> None:
+        packed.during = lambda: None
+        assert walked(other) == PACKED
+
+    packed.during = meanwhile
+    assert walked(known) == PACKED
+    assert packed.unpacked == [4, 2, 4] or packed.unpacked == [2, 2, 4]
+    wait_until(lambda: (stored_rows(path), stored_folders(path), stored_pieces(path)) == (13, 7, 0))
+    known.close()
+    other.close()
+
+
+def test_a_tree_that_is_renewed_while_its_old_one_is_unpacked_is_the_new_one(tmp_path, packed) -> None:
+    known, other = of_packed(tmp_path / "c.sqlite", packed), of_packed(tmp_path / "c.sqlite", packed)
+    known.folder("")
+
+    def meanwhile() -> None:
+        packed.during = lambda: None
+        packed.entries = [("takes/b", file("new"))]
+        other.invalidate("")
+        other.folder("")
+
+    packed.during = meanwhile
+    assert names(known, "takes/b") == ["new"]
+    known.close()
+    other.close()
+
+
+def test_a_renewed_tree_is_packed_anew_and_whoever_reads_the_old_goes_on(tmp_path, packed, monkeypatch) -> None:
+    monkeypatch.setattr(catalog_module, "_PAGE_ROWS", 2)
+    path = tmp_path / "c.sqlite"
+    known = of_packed(path, packed)
+    known.folder("takes/b/deep/er")
+    known.learn("takes/b/deep/er", [("z", "k/z", info("z", 100))])
+    assert known.known_bytes() == 125
+    reading = known.children("takes/b")
+    first = [next(reading), next(reading)]
+    known.invalidate("")
+    known.folder("")
+    assert packed.unpacked == [4]
+    wait_until(lambda: (stored_rows(path), stored_folders(path), stored_pieces(path)) == (5, 4, 6))
+    assert known.known_bytes() == 25
+    assert [name for name, *_ in [*first, *reading]] == [b"deep", b"v.mp4", b"w"]
+    assert known.entry("takes/a", "x") == file("x")
+    assert list(known.unsized("takes/b/deep/er")) == [("z", "k/z")]
+    assert packed.unpacked == [4, 4, 2]
+    known.close()
+
+
+def test_a_packed_tree_serves_past_its_age_while_the_store_is_down(tmp_path, packed) -> None:
+    known = of_packed(tmp_path / "c.sqlite", packed)
+    known.folder("")
+    known.invalidate("")
+    known.invalidate("takes/b")
+    packed.failure = Unavailable("down")
+    assert walked(known) == PACKED
+    known.close()
+
+
+def test_what_cannot_be_unpacked_stays_packed(tmp_path, packed) -> None:
+    known = of_packed(tmp_path / "c.sqlite", packed)
+    known.folder("")
+
+    def fail() -> None:
+        raise AccessDenied("no")
+
+    packed.during = fail
+    with pytest.raises(AccessDenied):
+        known.folder("takes/b/deep")
+    packed.during = lambda: None
+    assert walked(known) == PACKED
+    known.close()
+
+
+def test_of_what_is_packed_names_that_stand_twice_or_cannot_be_shown_are_told_when_it_is_unpacked(
+    packed, caplog
+) -> None:
+    packed.entries += [("takes/b", file("w", 9)), ("takes/a", file("..")), ("takes/b", file("deep"))]
+    known = of_packed(None, packed)
+    known.folder("")
+    assert caplog.records == []
+    assert walked(known) == PACKED
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "takes/a: 1 entries cannot be shown (no name for a file), such as '..'",
+        "takes/b: 2 names stand twice",
+    ]
+    assert known.entry("takes/b", "w") == file("w")
     known.close()
 
 

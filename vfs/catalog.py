@@ -7,7 +7,8 @@ known says by itself that a name is not there. Names that no directory can hold 
 A listing is written under a folder id that no path leads to yet, in batches, and takes the path when it is whole: a
 folder of a million names never stands in memory, and one whose listing breaks off stays as it was. Rows that no path
 leads to any more are swept away in batches. A dataset that gives its whole tree at once (`Tree`) has it written in the
-same way, all folders under paths that nobody asks for, which become their own together.
+same way, all folders under paths that nobody asks for, which become their own together. What it gives packed
+(`Packed`) is kept so, and written as a tree of its own when something there is first asked for.
 
 A file may have a size that nobody has asked the store for (vfs.sources.UNKNOWN_SIZE); `learn` takes it once known.
 
@@ -24,12 +25,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from vfs.database import memory_database, open_database
 from vfs.errors import NotFound, SourceError, Throttled, Timeout, Unavailable
@@ -57,18 +58,20 @@ _WORTH = 20
 
 # A folder whose space is "" has no path: it is being filled, or its rows wait to be swept away (listed_at 0).
 # `unversioned` counts its files whose versions the listing did not tell, `changes` what has been learnt of them that
-# was told otherwise before.
+# was told otherwise before. A folder that has rows in `packed` has none in `entry`, and no folders below it.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folder (
     id INTEGER PRIMARY KEY, space TEXT NOT NULL, path BLOB NOT NULL, listed_at REAL NOT NULL,
     took_s REAL NOT NULL, videos INTEGER NOT NULL, bytes INTEGER NOT NULL, unversioned INTEGER NOT NULL,
     changes INTEGER NOT NULL, of_tree INTEGER NOT NULL, UNIQUE (space, path));
+CREATE TABLE IF NOT EXISTS packed (folder INTEGER NOT NULL, data BLOB NOT NULL, size_bytes INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS packed_of_folder ON packed (folder);
 CREATE TABLE IF NOT EXISTS entry (
     folder INTEGER NOT NULL, name BLOB NOT NULL, kind INTEGER NOT NULL, tag INTEGER NOT NULL,
     size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, is_video INTEGER NOT NULL, key BLOB NOT NULL,
     version TEXT NOT NULL, target BLOB NOT NULL, PRIMARY KEY (folder, name)) WITHOUT ROWID;
 """
-_SCHEMA_VERSION = 4
+_SCHEMA_VERSION = 5
 _CHILD = "name, kind, tag, size_bytes, mtime_ns"
 _ENTRY = "name, kind, size_bytes, mtime_ns, is_video, key, version, target"
 # By path and not by id: between two statements a folder may be listed anew, under another id.
@@ -88,6 +91,7 @@ SELECT COALESCE(SUM(is_video), 0),
     COALESCE(SUM(size_bytes) FILTER (WHERE kind = {Kind.FILE:d} AND size_bytes >= 0), 0),
     COUNT(*) FILTER (WHERE kind = {Kind.FILE:d} AND version = '')
 FROM entry WHERE folder = """
+_IS_PACKED = "EXISTS (SELECT 1 FROM packed WHERE packed.folder = folder.id)"
 _KINDS = tuple(Kind)
 _FILE = int(Kind.FILE)
 # What os.fsencode looks up each time, which took a tenth of writing a tree.
@@ -105,12 +109,28 @@ class Entry:
     is_video: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Some of what stands in a folder and all folders below it, in a form that the dataset's `unpack` understands.
+
+    All of what stands there comes packed, in as many pieces as it may be; of what is packed nothing is packed again.
+    """
+
+    data: bytes
+    size_bytes: int
+    """The sum of the sizes of its files, as far as they are known."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """Every entry of the dataset at once, where one folder cannot be known without all."""
 
-    entries: Iterator[tuple[str, Entry]]
+    entries: Iterator[tuple[str, Entry | Packed]]
     """Each with its folder, in any order. Folders are made from these paths: every part of them is a directory."""
+
+
+Unpack: TypeAlias = Callable[[Iterable[bytes]], Iterable[tuple[str, Entry]]]
+"""All pieces of a folder as entries, each with its folder, whose path begins below that one ("" is that one)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,18 +153,27 @@ class Catalog:
     """The known folders of one space (one source as one dataset with its options shows it)."""
 
     def __init__(
-        self, file: Path | None, space: str, fill: Callable[[str], Iterable[Entry] | Tree], max_age_s: float
+        self,
+        file: Path | None,
+        space: str,
+        fill: Callable[[str], Iterable[Entry] | Tree],
+        max_age_s: float,
+        unpack: Unpack = lambda pieces: (),
     ) -> None:
-        """`file` is the database, or None to remember nothing after close. `fill` raises NotFound and source errors."""
+        """`file` is the database, or None to remember nothing after close. `fill` raises NotFound and source errors.
+        `unpack` is for what a Tree has packed, maybe in another process."""
         self.max_age_s = max_age_s
         self._space = space
         self._fill = fill
+        self._unpack = unpack
         self._file = file
         self._flights: Flights[str, Folder] = Flights()
         self._trees: Flights[str, None] = Flights()
         self._sweeper: threading.Thread | None = None
         self._closed = False
         self._writing, self._reading = _open(file)
+        # Held while something is unpacked, so that nobody does it twice; outside the other two.
+        self._unpack_lock = threading.Lock()
         # Held for one statement, or one transaction of at most a batch; never both.
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock() if self._reading is not self._writing else self._write_lock
@@ -161,7 +190,7 @@ class Catalog:
 
     def known(self, path: str) -> Folder | None:
         """The folder, if its listing is known and young enough."""
-        folder = self._last(path)
+        folder = self._there(path)
         return folder if folder and self._is_fresh(folder) else None
 
     def entry(self, folder: str, name: str) -> Entry:
@@ -371,26 +400,62 @@ class Catalog:
         if not isinstance(filling, Tree):  # a newer release of the dataset's module has folders
             self._write(path, filling, began)
             return
-        staging = _Staging()
+        try:
+            self._stage("", filling.entries, lambda staging, database: staging.publish(database, self._space, began))
+        finally:
+            # To delete what it replaced takes about as long as it did, and nobody should wait for that.
+            self._sweeper = threading.Thread(target=self._delete_old, name="sweeper", daemon=True)
+            self._sweeper.start()
+
+    def _stage(
+        self,
+        top: str,
+        entries: Iterable[tuple[str, Entry | Packed]],
+        publish: "Callable[[_Staging, sqlite3.Connection], None]",
+    ) -> None:
+        """Writes the entries of a tree whose root is the folder `top`, and publishes it when it is whole."""
+        staging, rest = _Staging(top), iter(entries)
         try:
             while True:
-                entries = list(islice(filling.entries, _TREE_BATCH_ROWS))
-                batch, is_last = staging.rows_of(entries), len(entries) < _TREE_BATCH_ROWS
-                del entries
+                some = list(islice(rest, _TREE_BATCH_ROWS))
+                batch, is_last = staging.rows_of(some), len(some) < _TREE_BATCH_ROWS
+                del some
                 with self._transaction() as database:
                     staging.write(database, batch)
                     if is_last:
-                        count = staging.publish(database, self._space, began)
+                        doubles = staging.doubles(database)
+                        publish(staging, database)
                         break
         except BaseException:
             with self._transaction() as database:
                 staging.give_up(database)
             raise
-        finally:
-            # To delete what it replaced takes about as long as it did, and nobody should wait for that.
-            self._sweeper = threading.Thread(target=self._delete_old, name="sweeper", daemon=True)
-            self._sweeper.start()
-        _warn("", staging.refused, staging.offered - count)
+        _warn(top, staging.refused, doubles)
+
+    def _unpack_at(self, path: str) -> None:
+        """Makes a tree of what is packed at or above a path."""
+        if self._packed_at(path):
+            with self._unpack_lock:
+                while found := self._packed_at(path):
+                    self._unpack_folder(*found[0])
+
+    def _packed_at(self, path: str) -> list[tuple[int, bytes]]:
+        """Id and path of the folder that is packed with all that stands at or below a path, if there is one."""
+        steps = path.split("/")
+        above = [os.fsencode("/".join(steps[:count])) for count in range(1, len(steps) + 1)]
+        return self._select(
+            f"SELECT id, path FROM folder WHERE space = ? AND {_IS_PACKED} AND path IN ({', '.join('?' * len(above))})",
+            *(self._space, *above),
+        )
+
+    def _unpack_folder(self, identity: int, path: bytes) -> None:
+        pieces = [data for (data,) in self._select("SELECT data FROM packed WHERE folder = ?", identity)]
+        with suppress(_Unpacked):
+            self._stage(
+                os.fsdecode(path),
+                self._unpack(pieces),
+                lambda staging, database: staging.replace(database, self._space, identity),
+            )
 
     def _sweep(self) -> None:
         """Deletes rows that no path leads to: of listings that were replaced, broke off or were left by a crash."""
@@ -418,9 +483,16 @@ class Catalog:
 
     def _last(self, path: str) -> Folder | None:
         """The folder as it was last listed, however long ago."""
+        if there := self._there(path):
+            return there
+        self._unpack_at(path)
+        return self._there(path)
+
+    def _there(self, path: str) -> Folder | None:
+        """The same, None for one that is packed."""
         rows = self._select(
             "SELECT listed_at, took_s, videos > 0, unversioned = 0, changes, of_tree FROM folder "
-            "WHERE space = ? AND path = ?",
+            f"WHERE space = ? AND path = ? AND NOT {_IS_PACKED}",
             *self._at(path),
         )
         if not rows:
@@ -446,6 +518,10 @@ class Catalog:
 
     def _rows(self, statement: str, folder: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows of a statement with _IN_FOLDER first."""
+        rows = self._select(statement, *self._at(folder), *values)
+        if rows:
+            return rows
+        self._unpack_at(folder)  # the tree may have been renewed since the caller knew the folder
         return self._select(statement, *self._at(folder), *values)
 
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -495,13 +571,18 @@ def _staged(database: sqlite3.Connection, identity: int | None) -> int:
     return identity
 
 
+class _Unpacked(Exception):
+    """Somebody else has unpacked a folder, or the tree was renewed."""
+
+
 class _Staging:
     """A tree that is being written: its folders' paths have random bytes in front until all of them are whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, top: str = "") -> None:
+        """`top` is the folder that is the tree's root."""
         self.refused: list[str] = []
-        self.offered = 0
-        """Names, each directory once."""
+        self._top = os.fsencode(top)
+        self._offered = 0  # names, each directory once
         token = os.urandom(_TOKEN_BYTES)
         after = (int.from_bytes(token) + 1) % (1 << 8 * _TOKEN_BYTES)
         self._token = token
@@ -513,19 +594,21 @@ class _Staging:
         self._next = 0
         self._folders: list[tuple[int, bytes, float]] = []
         self._rows: list[tuple[Any, ...]] = []
+        self._packed: list[tuple[int, bytes, int]] = []
 
-    def rows_of(self, entries: Iterable[tuple[str, Entry]]) -> list[tuple[str, tuple[Any, ...]]]:
+    def rows_of(self, entries: Iterable[tuple[str, Entry | Packed]]) -> "list[tuple[str, _Row | Packed]]":
         """The entries as rows, each with its folder."""
-        rows = []
+        rows: list[tuple[str, _Row | Packed]] = []
         for folder, entry in entries:
-            row = _as_row(entry)
-            if row is None:
-                self.refused.append(entry.name)
-            else:
+            if isinstance(entry, Packed):
+                rows.append((folder, entry))
+            elif row := _as_row(entry):
                 rows.append((folder, row))
+            else:
+                self.refused.append(entry.name)
         return rows
 
-    def write(self, database: sqlite3.Connection, entries: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+    def write(self, database: sqlite3.Connection, entries: "Iterable[tuple[str, _Row | Packed]]") -> None:
         """Writes some entries, and the folders that they stand in or are."""
         now = time.time()
         if now - self._touched_at > _ABANDONED_S / 8:
@@ -535,32 +618,61 @@ class _Staging:
         self._folder("")
         ids, rows = self._ids, self._rows
         for folder, row in entries:
-            if row[1] == Kind.DIRECTORY:
+            if not isinstance(row, Packed) and row[1] == Kind.DIRECTORY:
                 name = os.fsdecode(row[0])
                 self._folder(f"{folder}/{name}" if folder else name)
                 continue
             identity = ids[folder] if folder in ids else self._folder(folder)
-            if identity is not None:
+            if identity is None:
+                continue
+            if isinstance(row, Packed):
+                self._packed.append((identity, row.data, row.size_bytes))
+            else:
                 rows.append((identity, *row))
         # In the order of the table: of a folder whose entries come here and there, each page is looked for once.
         rows.sort(key=itemgetter(0, 1))
         database.executemany(_STAGE, self._folders)
         database.executemany(_INSERT, rows)
-        self.offered += len(rows)
+        database.executemany("INSERT INTO packed VALUES (?, ?, ?)", self._packed)
+        self._offered += len(rows)
         self._folders.clear()
+        self._packed.clear()
         rows.clear()
 
-    def publish(self, database: sqlite3.Connection, space: str, began: float) -> int:
-        """Lets all paths lead to the new folders, and gives the number of their entries."""
+    def doubles(self, database: sqlite3.Connection) -> int:
+        """How many names were offered again."""
+        condition, *bounds = self._staged
+        written = f"SELECT COUNT(*) FROM entry WHERE folder IN (SELECT id FROM folder WHERE {condition})"
+        return self._offered - int(database.execute(written, bounds).fetchone()[0])
+
+    def publish(self, database: sqlite3.Connection, space: str, began: float) -> None:
+        """Lets all paths of a space lead to the new folders."""
         database.execute(f"{_UNLINK} WHERE space = ?", (space,))
+        self._publish(database, space, time.time(), time.monotonic() - began)
+        database.execute(
+            "UPDATE folder SET bytes = (SELECT SUM(size_bytes) FROM packed WHERE packed.folder = folder.id) "
+            f"WHERE space = ? AND {_IS_PACKED}",
+            (space,),
+        )
+
+    def replace(self, database: sqlite3.Connection, space: str, packed: int) -> None:
+        """Puts the new folders in the place of the packed one. Raises _Unpacked if it is not there."""
+        found = database.execute(
+            f"DELETE FROM folder WHERE id = ? AND space = ? AND path = ? AND {_IS_PACKED} RETURNING listed_at, took_s",
+            (packed, space, self._top),
+        ).fetchall()
+        if not found:
+            raise _Unpacked
+        database.execute("DELETE FROM packed WHERE folder = ?", (packed,))
+        self._publish(database, space, *found[0])
+
+    def _publish(self, database: sqlite3.Connection, space: str, listed_at: float, took_s: float) -> None:
         self._update(
             database,
             f"(space, path, listed_at, took_s, of_tree) = (?, substr(path, {_TOKEN_BYTES + 1}), ?, ?, 1), "
             f"(videos, bytes, unversioned) = ({_SUMS} folder.id)",
-            *(space, time.time(), time.monotonic() - began),
+            *(space, listed_at, took_s),
         )
-        of_space = "SELECT COUNT(*) FROM entry WHERE folder IN (SELECT id FROM folder WHERE space = ?)"
-        return int(database.execute(of_space, (space,)).fetchone()[0])
 
     def give_up(self, database: sqlite3.Connection) -> None:
         """Leaves what was written to be swept away."""
@@ -588,7 +700,8 @@ class _Staging:
             self.refused.append(name)
         if not path or parent is not None:
             identity, self._next = self._next, self._next + 1
-            self._folders.append((identity, self._token + os.fsencode(path), self._touched_at))
+            place = self._top + b"/" * bool(path and self._top) + os.fsencode(path)
+            self._folders.append((identity, self._token + place, self._touched_at))
             self._made += 1
         if parent is not None and row:
             self._rows.append((parent, *row))
@@ -607,6 +720,7 @@ def _sweep(database: sqlite3.Connection, identities: list[int]) -> None:
             database.execute("DELETE FROM entry WHERE folder = ? AND name < ?", (identity, cut[0]))
             return
         left -= 1 + database.execute("DELETE FROM entry WHERE folder = ?", (identity,)).rowcount
+        left -= database.execute("DELETE FROM packed WHERE folder = ?", (identity,)).rowcount
         database.execute("DELETE FROM folder WHERE id = ?", (identity,))
         if left <= 0:
             return
@@ -657,7 +771,10 @@ def _as_rows(entries: Iterable[Entry], refused: list[str]) -> Iterator[tuple[Any
             yield row
 
 
-def _as_row(entry: Entry) -> tuple[Any, ...] | None:
+_Row: TypeAlias = tuple[Any, ...]
+
+
+def _as_row(entry: Entry) -> _Row | None:
     """An entry as a row, without its folder; None where the kernel refuses its name.
 
     One name with a slash in it makes the whole directory unreadable (EIO from readdir).

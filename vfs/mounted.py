@@ -54,7 +54,7 @@ class MountedDataset:
         self.dataset = dataset
         self.source = source
         self.cache = cache
-        self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s)
+        self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s, dataset.unpack)
         self.sizes = Sizes(source, self.catalog)
         self.shelf = frames.VideoShelf(disk)
         self._disk = disk

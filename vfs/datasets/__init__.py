@@ -18,7 +18,7 @@ Any thread may call any method of a dataset.
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Protocol
@@ -58,6 +58,11 @@ class Dataset(Protocol):
         """What stands in a folder of the mounted tree ("" is the root), or all that stands in any folder, where one
         cannot be known without the others. Raises NotFound and the source's errors."""
         ...
+
+    def unpack(self, pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
+        """What a Tree has Packed of a folder, with all pieces of it: entries with folders below that one ("" is that
+        one). The pieces may be those of an earlier release; asks nothing of any store."""
+        return iter(())
 
     def frame_rule(self, folder: str, view: str) -> FrameRule:
         """How the frames of the video that is shown as `view` in `folder` are numbered and named."""

@@ -6,11 +6,12 @@ look like theirs (vfs.datasets.lookalike), which are shown as those datasets sho
 
 import posixpath
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vfs.catalog import Entry, Tree
+from vfs.catalog import Entry, Packed, Tree
 from vfs.datasets import Dataset, Part, assembly101, module_for
 from vfs.datasets.assembly101 import Options
 from vfs.errors import NotFound
@@ -114,29 +115,35 @@ class _Guest:
             if not isinstance(found, Tree):
                 return map(self._shown, found)
             # It is small and does not change: all of it is kept. Two threads may both come here, and make the same.
-            self._tree = _by_folder(found)
+            self._tree = self._by_folder(found)
         if folder not in self._tree:
             raise NotFound(f"{folder}: no such folder")
         return map(self._shown, self._tree[folder])
 
+    def _by_folder(self, tree: Tree) -> dict[str, list[Entry]]:
+        """The entries of each folder, folders included."""
+        found: dict[str, list[Entry]] = {"": []}
+        packed: defaultdict[str, list[bytes]] = defaultdict(list)
+
+        def entries_of(folder: str) -> list[Entry]:
+            if folder not in found:
+                found[folder] = []
+                parent, _, name = folder.rpartition("/")
+                entries_of(parent).append(Entry(name, Kind.DIRECTORY))
+            return found[folder]
+
+        for folder, entry in tree.entries:
+            if isinstance(entry, Packed):
+                packed[folder].append(entry.data)
+            else:
+                entries_of(folder).append(entry)
+        for top, pieces in packed.items():
+            for below, each in self.dataset.unpack(pieces):
+                entries_of(posixpath.join(top, below).rstrip("/")).append(each)
+        return found
+
     def _shown(self, entry: Entry) -> Entry:
         return entry if entry.object is None else replace(entry, object=self._within.outside(entry.object))
-
-
-def _by_folder(tree: Tree) -> dict[str, list[Entry]]:
-    """The entries of each folder, folders included."""
-    found: dict[str, list[Entry]] = {"": []}
-
-    def entries_of(folder: str) -> list[Entry]:
-        if folder not in found:
-            found[folder] = []
-            parent, _, name = folder.rpartition("/")
-            entries_of(parent).append(Entry(name, Kind.DIRECTORY))
-        return found[folder]
-
-    for folder, entry in tree.entries:
-        entries_of(folder).append(entry)
-    return found
 
 
 class _Within:

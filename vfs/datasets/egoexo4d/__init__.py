@@ -19,12 +19,12 @@ relations baseline (`<number>.jpg`) are found too.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfs.catalog import Entry, Tree
+from vfs.catalog import Entry, Packed, Tree
 from vfs.datasets import Dataset
 from vfs.datasets.egoexo4d.filters import Filters
 from vfs.documents import Documents
@@ -102,6 +102,8 @@ class EgoExo4D(Dataset):
     """See the module's docstring."""
 
     name = "egoexo4d"
+    # The form of what is packed (packed.py), since the catalog keeps that.
+    selection = ("packed 1",)
     # Manifests were mended after a release; a day bounds how long that can go unseen.
     listing_age_s = 86_400.0
 
@@ -127,6 +129,12 @@ class EgoExo4D(Dataset):
         """A folder of a copy, or the whole tree of the manifests, which raises OptionError too."""
         return copy.entries(folder) if (copy := self._copy) else Tree(self._of_manifests())
 
+    def unpack(self, pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
+        """The entries of a folder that a tree has packed."""
+        from vfs.datasets.egoexo4d import packed
+
+        return packed.entries(pieces)
+
     def frame_rule(self, folder: str, view: str) -> FrameRule:
         """Every frame, from 0."""
         return FrameRule(fps=None, first=0, name="{number:06d}.jpg", also=("{number}.jpg",))
@@ -142,7 +150,7 @@ class EgoExo4D(Dataset):
             facts |= {fact: _STREAMS.get(value, value) for fact, value in match.groupdict().items() if value}
         return facts
 
-    def _of_manifests(self) -> Iterator[tuple[str, Entry]]:
+    def _of_manifests(self) -> Iterator[tuple[str, Entry | Packed]]:
         from vfs.datasets.egoexo4d.manifests import Manifests
 
         given = self._options.parts or ("all",)

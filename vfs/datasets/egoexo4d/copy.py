@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vfs.catalog import Entry
 from vfs.datasets.egoexo4d.filters import Filters, refuse_unknown, rejects
-from vfs.datasets.egoexo4d.takes import BY, Recordings, Splits, links_by_meaning
+from vfs.datasets.egoexo4d.takes import BY, Recordings, Splits, canonical, links_by_meaning
 from vfs.datasets.plain import entry_of
 from vfs.documents import Documents
 from vfs.errors import NotFound
@@ -64,7 +64,7 @@ class Copy:
                 if aligned is not None and entry.is_video:
                     aligned.add(entry.name)
         if aligned and (take := told.recordings.of(folder)):
-            yield from take.canonical(aligned)
+            yield from canonical(take.links, aligned)
         if folder == "" and told.recordings.takes:
             yield from (Entry(by, Kind.DIRECTORY) for by in BY)
 

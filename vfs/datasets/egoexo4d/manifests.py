@@ -2,8 +2,8 @@
 
 A manifest is the only listing there is: a list of entries with a uid, tags and paths, each with its place in the store,
 its place in the tree and a size. Manifests are read and decoded one after the other, a few being fetched ahead, and
-their rows go on as they come: of a hundred MB only one part stands in memory. What the user gave as filters is held
-against all entries meanwhile, so that a value that nothing has is told at the end.
+what they name goes on as it comes, nearly all of it packed: of a hundred MB only one part stands in memory. What the
+user gave as filters is held against all entries meanwhile, so that a value that nothing has is told at the end.
 
 Not verified at the store: which tags each part has (those without views or universities are filtered by what takes.json
 tells), and how it answers for a part that is not there. Where keys may not list a bucket, S3 answers 403 for a missing
@@ -15,21 +15,18 @@ Called by the dataset. Any thread may read the rows; it blocks.
 import logging
 import posixpath
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
-from sys import intern
 
 from msgspec import Struct
 
-from vfs.catalog import Entry
+from vfs.catalog import Entry, Packed
+from vfs.datasets.egoexo4d import packed
 from vfs.datasets.egoexo4d.filters import Filters, refuse_unknown, rejects
-from vfs.datasets.egoexo4d.takes import UUID, Items, Recordings, Splits, links_by_meaning
+from vfs.datasets.egoexo4d.takes import BY, UUID, Items, Recordings, Splits, links_by_meaning
 from vfs.documents import Documents
 from vfs.errors import AccessDenied, NotFound, OptionError
-from vfs.node import Kind
-from vfs.sources import UNKNOWN_SIZE, ObjectInfo
-from vfs.video import VIDEO_SUFFIXES
+from vfs.sources import UNKNOWN_SIZE
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +35,6 @@ _AHEAD = 2
 _METADATA, _ANNOTATIONS = "metadata", "annotations"
 _TAKES, _CAPTURES, _SPLITS = "takes.json", "captures.json", "annotations/splits.json"
 _S3 = "s3://"
-# Where frame aligned videos stand, at any depth below it.
-_ALIGNED = "/frame_aligned_videos"
 
 
 class _Path(Struct, gc=False):
@@ -79,9 +74,9 @@ class Manifests:
         self._parts = parts
         self._known = known
 
-    def rows(self, filters: Filters) -> Iterator[tuple[str, Entry]]:
-        """(folder, entry) of everything that the filters leave. Raises OptionError, maybe at the end only, for a part
-        or a value that is not there, and the source's errors."""
+    def rows(self, filters: Filters) -> Iterator[tuple[str, Entry | Packed]]:
+        """(folder, entry) of everything that the filters leave, most of it packed. Raises OptionError, maybe at the end
+        only, for a part or a value that is not there, and the source's errors."""
         metadata = self._metadata()
         tree = _Tree(filters, self._recordings(metadata or b"[]"))
         missing = []
@@ -159,27 +154,28 @@ class _Tree:
         self._benchmarks: set[str] = set()
         self._splits: set[str] = set()
         self._universities = set(recordings.universities)
-        self._takes: set[str] = set()
-        self._aligned: dict[str, list[str]] = {}
+        self._packed: set[str] = set()
 
-    def files(self, part: str, entries: Iterable[_Entry]) -> Iterator[tuple[str, Entry]]:
+    def files(self, part: str, entries: Iterable[_Entry]) -> Iterator[tuple[str, Entry | Packed]]:
         """The files of a part that the filters leave."""
         by_path = bool(self._filters.views or self._filters.universities)
         for entry in entries:
             self._note(part, entry)
             if self._rejects(entry):
                 continue
-            for path in entry.paths:
-                if by_path and self._rejects_path(entry, path):
-                    continue
-                folder, _, name = _place_of(path.relative_path).rpartition("/")
-                if not name:
-                    _log.warning("%s: left out, its place in the tree is %r", path.source_path, path.relative_path)
-                    continue
-                is_video = _is_video(name.rpartition(".")[2])
-                self._note_file(folder, name, is_video)
-                size = UNKNOWN_SIZE if path.size is None else int(path.size)
-                yield folder, Entry(name, Kind.FILE, ObjectInfo(_key_of(path), size, 0, ""), "", is_video)
+            paths: Sequence[_Path] = entry.paths
+            if by_path:
+                paths = [path for path in paths if not self._rejects_path(entry, path)]
+            for folder, files in _by_folder(paths).items():
+                places, keys = [place for place, _ in files], [_key_of(path) for _, path in files]
+                sizes = [UNKNOWN_SIZE if path.size is None else int(path.size) for _, path in files]
+                if folder:
+                    self._packed.add(folder)
+                    yield folder, packed.files([place[len(folder) + 1 :] for place in places], keys, sizes)
+                else:
+                    for facts in zip(places, keys, sizes, strict=True):
+                        above, _, shown = packed.file(*facts)
+                        yield above, shown
 
     def refuse_unknown(self) -> None:
         """Raises OptionError for a value that nothing of what was seen has."""
@@ -188,13 +184,13 @@ class _Tree:
         refuse_unknown("splits", self._filters.splits, self._splits)
         refuse_unknown("universities", self._filters.universities, self._universities)
 
-    def links(self) -> Iterator[tuple[str, Entry]]:
-        """Canonical names, and views by meaning of the takes that are there."""
-        for folder, names in self._aligned.items():
-            if take := self._recordings.of(folder):
-                for link in take.canonical(names):
-                    yield folder, link
-        yield from links_by_meaning((take for take in self._recordings.takes if take.name in self._takes), self.splits)
+    def links(self) -> Iterator[tuple[str, Entry | Packed]]:
+        """Canonical names, and views by meaning, of the takes that are there."""
+        there = [take for take in self._recordings.takes if take.folder in self._packed]
+        for take in there:
+            if take.links:
+                yield take.folder, packed.links(take.links)
+        yield from links_by_meaning(there, self.splits)
 
     def _note(self, part: str, entry: _Entry) -> None:
         """Remembers what is said of values and takes, whether it is wanted or not."""
@@ -210,12 +206,6 @@ class _Tree:
                 self.splits.tag(entry.uid, entry.splits, entry.benchmarks)
         elif not self.splits_key:
             self.splits_key = next((_key_of(path) for path in entry.paths if path.relative_path == _SPLITS), "")
-
-    def _note_file(self, folder: str, name: str, is_video: bool) -> None:
-        if folder.startswith("takes/"):
-            self._takes.add(folder.split("/", 2)[1])
-            if is_video and _ALIGNED in folder:
-                self._aligned.setdefault(folder, []).append(intern(name))
 
     def _rejects(self, entry: _Entry) -> bool:
         filters = self._filters
@@ -242,17 +232,40 @@ class _Tree:
         return rejects(filters.universities, universities) or rejects(filters.views, views)
 
 
-@cache
-def _is_video(suffix: str) -> bool:
-    return f".{suffix.lower()}" in VIDEO_SUFFIXES
-
-
 def _key_of(path: _Path) -> str:
     return path.source_path.removeprefix(_S3)
+
+
+def _by_folder(paths: Sequence[_Path]) -> dict[str, list[tuple[str, _Path]]]:
+    """The files with their places in the tree, by the folders in which they are packed; "" are those that are not."""
+    places = [path.relative_path for path in paths]
+    if not _is_plain(places):
+        places = [_place_of(place) for place in places]
+    elif (folder := _folder_of(min(places))) and max(places).startswith(f"{folder}/"):
+        return {folder: list(zip(places, paths, strict=True))}
+    found: dict[str, list[tuple[str, _Path]]] = {}
+    for place, path in zip(places, paths, strict=True):
+        if place:
+            found.setdefault(_folder_of(place), []).append((place, path))
+        else:
+            _log.warning("%s: left out, its place in the tree is %r", path.source_path, path.relative_path)
+    return found
+
+
+def _folder_of(place: str) -> str:
+    """The folder in which a file is packed; "" for one that is not."""
+    names = place.split("/", 2)
+    return f"{names[0]}/{names[1]}" if len(names) == 3 and names[0] not in BY else ""
+
+
+def _is_plain(places: list[str]) -> bool:
+    """Whether places need not be looked at: no part of a path is empty, `.` or `..`."""
+    text = f"/{'/'.join(places)}/"
+    return "//" not in text and "/." not in text
 
 
 def _place_of(place: str) -> str:
     """Where a file stands in the tree; "" for a path that leads out of it."""
     if place.startswith(("/", ".")) or "//" in place or "/." in place:
         place = posixpath.normpath(place.lstrip("/"))
-    return "" if place == "." or place.startswith("..") else place
+    return "" if place == "." or place.startswith("..") or place.endswith("/") else place

@@ -8,7 +8,7 @@ import logging
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sys import intern
 from typing import Any, Generic, TypeVar
 
@@ -103,7 +103,7 @@ class Recording:
     task: str = ""
     views: Mapping[str, str] | None = None
     """`ego` or `exo` by camera."""
-    links: Mapping[str, str] | None = None
+    links: dict[str, str] = field(default_factory=dict)
     """The videos in frame_aligned_videos by their canonical names."""
 
     @property
@@ -119,11 +119,12 @@ class Recording:
         stem = f"_{posixpath.splitext(file_name)[0]}_"
         return next((view for camera, view in (self.views or {}).items() if f"_{camera}_" in stem), None)
 
-    def canonical(self, names: Collection[str]) -> Iterator[Entry]:
-        """A link for each canonical name whose video is among the names of a folder, but never over one of these."""
-        for name, target in (self.links or {}).items():
-            if target in names and name not in names:
-                yield Entry(name, Kind.LINK, target=target, is_video=True)
+
+def canonical(links: Mapping[str, str], names: Collection[str]) -> Iterator[Entry]:
+    """A link for each canonical name whose video is among the names of a folder, but never over one of these."""
+    for name, target in links.items():
+        if target in names and name not in names:
+            yield Entry(name, Kind.LINK, target=target, is_video=True)
 
 
 class Recordings:
