@@ -26,7 +26,6 @@ from vfs.datasets.egoexo4d.filters import Filters, refuse_unknown, rejects
 from vfs.datasets.egoexo4d.takes import BY, UUID, Items, Recordings, Splits, links_by_meaning
 from vfs.documents import Documents
 from vfs.errors import AccessDenied, NotFound, OptionError
-from vfs.sources import UNKNOWN_SIZE
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ class Manifests:
 
     def _recordings(self, metadata: bytes) -> Recordings:
         keys = {
-            path.relative_path: _key_of(path)
+            path.relative_path: packed.key_of(path.source_path)
             for entry in _ENTRIES.read(self._key(_METADATA), metadata)
             for path in entry.paths
             if path.relative_path in (_TAKES, _CAPTURES)
@@ -155,6 +154,7 @@ class _Tree:
         self._splits: set[str] = set()
         self._universities = set(recordings.universities)
         self._packed: set[str] = set()
+        self._tags: dict[tuple[bool, str | None], tuple[object, object]] = {}
 
     def files(self, part: str, entries: Iterable[_Entry]) -> Iterator[tuple[str, Entry | Packed]]:
         """The files of a part that the filters leave."""
@@ -166,16 +166,13 @@ class _Tree:
             paths: Sequence[_Path] = entry.paths
             if by_path:
                 paths = [path for path in paths if not self._rejects_path(entry, path)]
-            for folder, files in _by_folder(paths).items():
-                places, keys = [place for place, _ in files], [_key_of(path) for _, path in files]
-                sizes = [UNKNOWN_SIZE if path.size is None else int(path.size) for _, path in files]
+            for folder, places, files in _by_folder(paths):
+                sources, sizes = [path.source_path for path in files], [path.size for path in files]
                 if folder:
                     self._packed.add(folder)
-                    yield folder, packed.files([place[len(folder) + 1 :] for place in places], keys, sizes)
+                    yield folder, packed.files(folder, places, sources, sizes)
                 else:
-                    for facts in zip(places, keys, sizes, strict=True):
-                        above, _, shown = packed.file(*facts)
-                        yield above, shown
+                    yield from map(packed.file, places, sources, sizes)
 
     def refuse_unknown(self) -> None:
         """Raises OptionError for a value that nothing of what was seen has."""
@@ -194,18 +191,23 @@ class _Tree:
 
     def _note(self, part: str, entry: _Entry) -> None:
         """Remembers what is said of values and takes, whether it is wanted or not."""
-        self._splits.update(entry.splits or ())
-        self._benchmarks.update(entry.benchmarks or ())
         if self._filters.uids and entry.uid:
             self._uids.add(entry.uid)
         if self._filters.universities:
             for path in entry.paths:
                 self._universities.update(path.universities or ())
-        if part != _ANNOTATIONS:  # there the benchmarks are those of the file, not of the take
-            if entry.uid in self._recordings.by_uid:
-                self.splits.tag(entry.uid, entry.splits, entry.benchmarks)
-        elif not self.splits_key:
-            self.splits_key = next((_key_of(path) for path in entry.paths if path.relative_path == _SPLITS), "")
+        if part == _ANNOTATIONS and not self.splits_key:
+            self.splits_key = next(
+                (packed.key_of(path.source_path) for path in entry.paths if path.relative_path == _SPLITS), ""
+            )
+        about, tags = (part == _ANNOTATIONS, entry.uid), (entry.splits, entry.benchmarks)
+        if self._tags.get(about) == tags:  # as nearly all parts of a take
+            return
+        self._tags[about] = tags
+        self._splits.update(entry.splits or ())
+        self._benchmarks.update(entry.benchmarks or ())
+        if part != _ANNOTATIONS and entry.uid in self._recordings.by_uid:  # there they are those of the file
+            self.splits.tag(entry.uid, entry.splits, entry.benchmarks)
 
     def _rejects(self, entry: _Entry) -> bool:
         filters = self._filters
@@ -232,24 +234,23 @@ class _Tree:
         return rejects(filters.universities, universities) or rejects(filters.views, views)
 
 
-def _key_of(path: _Path) -> str:
-    return path.source_path.removeprefix(_S3)
-
-
-def _by_folder(paths: Sequence[_Path]) -> dict[str, list[tuple[str, _Path]]]:
+def _by_folder(paths: Sequence[_Path]) -> Iterable[tuple[str, list[str], Sequence[_Path]]]:
     """The files with their places in the tree, by the folders in which they are packed; "" are those that are not."""
     places = [path.relative_path for path in paths]
     if not _is_plain(places):
         places = [_place_of(place) for place in places]
-    elif (folder := _folder_of(min(places))) and max(places).startswith(f"{folder}/"):
-        return {folder: list(zip(places, paths, strict=True))}
-    found: dict[str, list[tuple[str, _Path]]] = {}
+    elif paths and (folder := _folder_of(min(places))) and max(places).startswith(f"{folder}/"):
+        return ((folder, places, paths),)
+    found: dict[str, tuple[str, list[str], list[_Path]]] = {}
     for place, path in zip(places, paths, strict=True):
         if place:
-            found.setdefault(_folder_of(place), []).append((place, path))
+            folder = _folder_of(place)
+            _, its_places, its_paths = found.setdefault(folder, (folder, [], []))
+            its_places.append(place)
+            its_paths.append(path)
         else:
             _log.warning("%s: left out, its place in the tree is %r", path.source_path, path.relative_path)
-    return found
+    return found.values()
 
 
 def _folder_of(place: str) -> str:

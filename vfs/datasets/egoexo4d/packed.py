@@ -5,9 +5,9 @@ is a piece, which took a fortieth of the time of making the entries; another pie
 Pure: any thread may enter.
 """
 
-import posixpath
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import TypeAlias
 
 from msgspec import Struct, msgpack
 
@@ -19,16 +19,20 @@ from vfs.video import VIDEO_SUFFIXES
 
 # Where frame aligned videos stand, at any depth below it.
 _ALIGNED = "frame_aligned_videos"
+_S3 = "s3://"
+
+
+_Size: TypeAlias = int | float | None
 
 
 class _Piece(Struct, gc=False, array_like=True):
-    """Files, each name with a size (UNKNOWN_SIZE where it is not known); names are paths below the folder.
+    """Files, each with its path below the folder.
 
     Pieces outlive the program that made them: the dataset's `selection` changes with what is understood here.
     """
 
     names: list[str] = []
-    sizes: list[int] = []
+    sizes: list[_Size] = []
     before: str = ""
     """What a key has in front of the file's name."""
     keys: list[str] | None = None
@@ -41,12 +45,16 @@ _encode = msgpack.Encoder().encode
 _decode = msgpack.Decoder(_Piece).decode
 
 
-def files(names: list[str], keys: list[str], sizes: list[int]) -> Packed:
-    """Files of a folder; a name is a path below it."""
-    before = keys[0].removesuffix(names[0])
-    alike = keys == [before + name for name in names]
-    piece = _Piece(names, sizes, before) if alike else _Piece(names, sizes, "", keys)
-    return Packed(_encode(piece), sum(sizes) - UNKNOWN_SIZE * sizes.count(UNKNOWN_SIZE))
+def files(folder: str, places: list[str], sources: list[str], sizes: list[_Size]) -> Packed:
+    """Files of a folder, with their places in the tree and in the store."""
+    cut = len(folder) + 1
+    names = [place[cut:] for place in places]
+    before = sources[0].removesuffix(names[0])
+    if before.startswith(_S3) and sources == [before + name for name in names]:
+        piece = _Piece(names, sizes, key_of(before))
+    else:
+        piece = _Piece(names, sizes, "", list(map(key_of, sources)))
+    return Packed(_encode(piece), int(sum(filter(None, sizes))))
 
 
 def links(videos: dict[str, str]) -> Packed:
@@ -61,20 +69,25 @@ def entries(pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
     for piece in map(_decode, pieces):
         named |= piece.links
         keys = piece.keys or [piece.before + name for name in piece.names]
-        for place, key, size in zip(piece.names, keys, piece.sizes, strict=True):
-            folder, name, entry = file(place, key, size)
+        for folder, entry in map(file, piece.names, keys, piece.sizes):
             if entry.is_video and _ALIGNED in folder:
-                aligned.setdefault(folder, []).append(name)
+                aligned.setdefault(folder, []).append(entry.name)
             yield folder, entry
     for folder, names in aligned.items():
         for link in canonical(named, names):
             yield folder, link
 
 
-def file(place: str, key: str, size: int) -> tuple[str, str, Entry]:
-    """The folder, the name and the entry of the file at a path."""
-    folder, name = posixpath.split(place)
-    return folder, name, Entry(name, Kind.FILE, ObjectInfo(key, size, 0, ""), "", _is_video(name.rpartition(".")[2]))
+def file(place: str, source: str, size: _Size) -> tuple[str, Entry]:
+    """The folder and the entry of a file."""
+    folder, _, name = place.rpartition("/")
+    obj = ObjectInfo(key_of(source), UNKNOWN_SIZE if size is None else int(size), 0, "")
+    return folder, Entry(name, Kind.FILE, obj, "", _is_video(name.rpartition(".")[2]))
+
+
+def key_of(source: str) -> str:
+    """The key of a place in the store."""
+    return source.removeprefix(_S3)
 
 
 @cache
