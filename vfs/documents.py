@@ -41,11 +41,11 @@ class Documents:
         """The object as it is now, from one HEAD. Raises NotFound and the source's errors."""
         return self._source.stat(key)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str) -> bytes | bytearray:
         """All of the object as it is now. Raises NotFound and the source's errors."""
         return self._bytes_of(self._source.stat(key))
 
-    def read_all(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+    def read_all(self, keys: Iterable[str]) -> dict[str, bytes | bytearray | None]:
         """Several, side by side, in the order of their keys; None where there is no such object."""
         with ThreadPoolExecutor(_DOCUMENTS, thread_name_prefix="documents") as threads:
             found = {key: threads.submit(self._read_or_none, key) for key in keys}
@@ -57,7 +57,7 @@ class Documents:
             found = {key: threads.submit(self._stat_or_none, key) for key in keys}
             return {key: document.result() for key, document in found.items()}
 
-    def _read_or_none(self, key: str) -> bytes | None:
+    def _read_or_none(self, key: str) -> bytes | bytearray | None:
         try:
             return self.read(key)
         except NotFound:
@@ -69,14 +69,14 @@ class Documents:
         except NotFound:
             return None
 
-    def _bytes_of(self, obj: ObjectInfo) -> bytes:
+    def _bytes_of(self, obj: ObjectInfo) -> bytes | bytearray:
         file = self._file_of(obj)
         if file is not None:
             with suppress(OSError):
                 kept = file.read_bytes()
                 if len(kept) == obj.size_bytes:
                     return kept
-        data = bytes(self.fetch(obj))
+        data = self.fetch(obj)
         if file is not None:
             _keep(file, data)
         return data
@@ -106,7 +106,7 @@ class Documents:
         return data
 
 
-def _keep(file: Path, data: bytes) -> None:
+def _keep(file: Path, data: bytes | bytearray) -> None:
     """Writes the file whole, or not at all; documents can be fetched again."""
     draft = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
     try:

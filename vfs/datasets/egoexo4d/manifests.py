@@ -93,7 +93,7 @@ class Manifests:
             tree.splits.add(self._documents.read(tree.splits_key))
         yield from tree.links()
 
-    def _metadata(self) -> bytes | None:
+    def _metadata(self) -> bytes | bytearray | None:
         """The manifest that names takes.json; whoever may read nothing is told so by it."""
         try:
             return self._documents.read(self._key(_METADATA))
@@ -101,7 +101,7 @@ class Manifests:
             _log.warning("%s is not there: no canonical names, no views by meaning", self._key(_METADATA))
             return None
 
-    def _recordings(self, metadata: bytes) -> Recordings:
+    def _recordings(self, metadata: bytes | bytearray) -> Recordings:
         keys = {
             path.relative_path: packed.key_of(path.source_path)
             for entry in _ENTRIES.read(self._key(_METADATA), metadata)
@@ -111,11 +111,11 @@ class Manifests:
         found = self._documents.read_all(keys.values())
         return Recordings(*(found.get(keys.get(name, "")) for name in (_TAKES, _CAPTURES)))
 
-    def _read(self, metadata: bytes | None) -> Iterator[tuple[str, bytes | None]]:
+    def _read(self, metadata: bytes | bytearray | None) -> Iterator[tuple[str, bytes | bytearray | None]]:
         """The parts with their manifests, None for one that is not there."""
         parts = iter(self._parts)
         with ThreadPoolExecutor(_AHEAD, thread_name_prefix="manifests") as threads:
-            ahead: deque[tuple[str, Future[bytes | None]]] = deque()
+            ahead: deque[tuple[str, Future[bytes | bytearray | None]]] = deque()
             while True:
                 while len(ahead) < _AHEAD and (part := next(parts, None)) is not None:
                     ahead.append((part, threads.submit(self._manifest, part, metadata)))
@@ -124,7 +124,7 @@ class Manifests:
                 part, manifest = ahead.popleft()
                 yield part, manifest.result()
 
-    def _manifest(self, part: str, metadata: bytes | None) -> bytes | None:
+    def _manifest(self, part: str, metadata: bytes | bytearray | None) -> bytes | bytearray | None:
         if part == _METADATA:
             return metadata
         try:
@@ -255,8 +255,9 @@ def _by_folder(paths: Sequence[_Path]) -> Iterable[tuple[str, list[str], Sequenc
 
 def _folder_of(place: str) -> str:
     """The folder in which a file is packed; "" for one that is not."""
-    names = place.split("/", 2)
-    return f"{names[0]}/{names[1]}" if len(names) == 3 and names[0] not in BY else ""
+    depth = 3 if place.startswith("annotations/") else 2  # annotations/expert_commentary has a folder for each take
+    names = place.split("/", depth)
+    return "/".join(names[:depth]) if len(names) > depth and names[0] not in BY else ""
 
 
 def _is_plain(places: list[str]) -> bool:

@@ -71,7 +71,7 @@ class Items(Generic[_T]):
     def __init__(self, kind: type[_T]) -> None:
         self._decoder = Decoder(kind)
 
-    def read(self, document: str, data: bytes) -> Iterator[_T]:
+    def read(self, document: str, data: bytes | bytearray) -> Iterator[_T]:
         """Leaves out with a warning what has another shape. Raises CorruptData for what is no list in JSON."""
         try:
             items = _RAW.decode(data)
@@ -130,7 +130,7 @@ def canonical(links: Mapping[str, str], names: Collection[str]) -> Iterator[Entr
 class Recordings:
     """All takes and captures."""
 
-    def __init__(self, takes: bytes | None = None, captures: bytes | None = None) -> None:
+    def __init__(self, takes: bytes | bytearray | None = None, captures: bytes | bytearray | None = None) -> None:
         """From takes.json and captures.json. Raises CorruptData."""
         of_captures = list(_CAPTURES.read("captures.json", captures)) if captures else []
         cameras = {capture.capture_uid: capture.cameras for capture in of_captures}
@@ -165,14 +165,14 @@ class Recordings:
 class Splits:
     """The splits and benchmarks of takes, by uid."""
 
-    def __init__(self, document: bytes | None = None) -> None:
+    def __init__(self, document: bytes | bytearray | None = None) -> None:
         """From splits.json. Raises CorruptData."""
         self.splits: dict[str, set[str]] = {}
         self.benchmarks: dict[str, set[str]] = {}
         if document:
             self.add(document)
 
-    def add(self, document: bytes) -> None:
+    def add(self, document: bytes | bytearray) -> None:
         """What splits.json tells. Raises CorruptData."""
         try:
             told = _SPLITS.decode(document)
