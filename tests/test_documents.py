@@ -20,6 +20,12 @@ def test_a_document_is_read_whole_in_ranges(source, tmp_path) -> None:
     assert sorted(source.reads) == [("large.json", start, min(1000, 5120 - start)) for start in range(0, 5120, 1000)]
 
 
+def test_a_document_is_bytes_whatever_the_source_gives(source, monkeypatch) -> None:
+    read = source.read
+    monkeypatch.setattr(source, "read", lambda *arguments: memoryview(read(*arguments)))
+    assert Documents(source, None).read("small.csv").decode() == "a,b\n"
+
+
 def test_a_document_is_fetched_once_a_version(source, tmp_path) -> None:
     for _ in range(2):
         assert Documents(source, tmp_path / "not" / "there").read("small.csv") == b"a,b\n"

@@ -93,7 +93,7 @@ class Documents:
         if obj.size_bytes > _MOST_BYTES:
             raise CorruptData(f"{obj.key}: {obj.size_bytes} bytes are no manifest")
         if obj.size_bytes <= _PIECE_BYTES:
-            return self._source.read(obj, 0, obj.size_bytes) if obj.size_bytes else b""
+            return bytes(self._source.read(obj, 0, obj.size_bytes)) if obj.size_bytes else b""
         data = bytearray(obj.size_bytes)
 
         def fetch(start: int) -> None:
