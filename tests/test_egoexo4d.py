@@ -398,6 +398,34 @@ def test_a_document_that_is_no_json_is_told_by_its_name() -> None:
         tree(objects)
 
 
+def test_takes_and_captures_come_packed_and_what_stands_above_them_does_not() -> None:
+    found = dataset(remote()).entries("")
+    assert isinstance(found, Tree)
+    of_each = [(folder, isinstance(each, Packed)) for folder, each in found.entries]
+    assert {folder for folder, is_packed in of_each if is_packed} == {
+        f"takes/{BIKE}", f"takes/{COOK}", "captures/cmu_bike01", "annotations/ego_pose/val", "features/maws_clip_2b",
+    }  # fmt: skip
+    plain = {folder for folder, is_packed in of_each if not is_packed}
+    assert {folder for folder in plain if not folder.startswith("by-")} == {"", "annotations"}
+
+
+def test_files_of_one_entry_may_stand_anywhere_in_tree_and_store() -> None:
+    places = [f"takes/{BIKE}/a.csv", f"takes/{COOK}/b/c.csv", "takes/d.csv", "e.csv", f"takes/{BIKE}/b/../f.csv"]
+    paths = [path(place) | {"source_path": f"s3://bucket/{n}"} for n, place in enumerate(places)]
+    more = [path(f"takes/{COOK}/g.csv"), path(f"takes/{COOK}/h.csv", bucket="other")]
+    manifests = {"metadata": MANIFESTS["metadata"], "takes": [entry(BIKE_UID, paths), entry(COOK_UID, more)]}
+    shown = tree(remote(manifests), parts=["takes"])
+    assert {place: each.object.key for place, each in shown.items() if each.object} == {
+        f"takes/{BIKE}/a.csv": "bucket/0",
+        f"takes/{COOK}/b/c.csv": "bucket/1",
+        "takes/d.csv": "bucket/2",
+        "e.csv": "bucket/3",
+        f"takes/{BIKE}/f.csv": "bucket/4",
+        f"takes/{COOK}/g.csv": f"ego4d-consortium-sharing/any/takes/{COOK}/g.csv",
+        f"takes/{COOK}/h.csv": f"other/any/takes/{COOK}/h.csv",
+    }
+
+
 @pytest.mark.parametrize("place", ["../x.json", "/", "a/../../x", "", "a/"])
 def test_a_path_that_leads_out_of_the_tree_is_left_out(place: str) -> None:
     manifests = {"metadata": MANIFESTS["metadata"], "takes": [entry("x", [path(place), path("/a//b/./c.json")])]}

@@ -454,7 +454,7 @@ class Catalog:
         )
 
     def _unpack_folder(self, identity: int, path: bytes) -> None:
-        pieces = [data for (data,) in self._select("SELECT data FROM packed WHERE folder = ?", identity)]
+        pieces = [data for (data,) in self._select("SELECT data FROM packed WHERE folder = ? ORDER BY rowid", identity)]
         with suppress(_Unpacked):
             self._stage(
                 os.fsdecode(path),
