@@ -701,6 +701,24 @@ def test_two_processes_hold_the_limit_of_one_folder_together(opened, folder) -> 
         assert loaded(disk, key(number), length_of(number)) == content(key(number), length_of(number))
 
 
+def test_a_value_that_another_process_makes_at_the_same_moment_is_no_failure(opened, folder, monkeypatch) -> None:
+    write = disk_module._write_whole
+
+    def after_another(path: str, flags: int, image: memoryview) -> None:
+        if disk_module._key_of(os.path.basename(path)):  # each time, until it is written beside and renamed
+            with contextlib.suppress(FileExistsError):
+                write(path, flags, image)
+        write(path, flags, image)
+
+    monkeypatch.setattr(disk_module, "_write_whole", after_another)
+    disk = opened()
+    keep(disk, key(1), key(2))
+    assert disk.errors == 0
+    assert loaded(disk, key(1)) == content(key(1), 100 * KIB)
+    assert len(files(folder)) == 2
+    assert disk.used_bytes() == bytes_of_files(folder)
+
+
 # -- a disk that fails
 
 

@@ -402,15 +402,21 @@ class Disk:
         # A large file takes milliseconds, and another process must not find half of it. A small one is there at once,
         # and of thousands the renaming is a third of the work. Half of one, left by a crash, has another size.
         place = f"{path}{self._temporary}" if len(image) >= _DIRECT_BYTES else path
-        try:
-            self._fill(place, image)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            self._fill(place, image)
-        except FileExistsError:
-            # Never written over: somebody may have it open.
-            os.unlink(place)
-            self._fill(place, image)
+        for is_last in (False, False, True):
+            try:
+                self._fill(place, image)
+                break
+            except FileNotFoundError:
+                if is_last:
+                    raise
+                os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            except FileExistsError:
+                if is_last:
+                    raise
+                # Never written over: somebody may have it open, and another process may be making it at this moment.
+                place = f"{path}{self._temporary}"
+                with suppress(FileNotFoundError):
+                    os.unlink(place)
         if place is not path:
             os.rename(place, path)
 
