@@ -40,7 +40,7 @@ DATASETS = {"ego4d": "public", "egoexo4d": "egoexo-public"}
 """Where the documents of each are in the entry bucket."""
 
 _BARS = {
-    "first mount and all ls, s beyond the transfer": 5.0,
+    "first mount and the slowest ls, s beyond the transfer": 5.0,
     "second mount and the slowest ls, s": 0.5,
     "memory at most, MB": 300.0,
     "requests a name": 0.01,
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
 
 def _judge(first: _Run, second: _Run, transfer_s: float) -> bool:
     values = (
-        first.mount_s + sum(first.listings_s.values()) - transfer_s,
+        first.mount_s + max(first.listings_s.values()) - transfer_s,
         second.mount_s + max(second.listings_s.values()),
         max(first.memory_bytes, second.memory_bytes) / MB,
         max(run.traffic.requests / run.names for run in (first, second)),
