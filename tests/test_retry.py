@@ -259,7 +259,7 @@ def test_a_refusal_says_how_keys_are_renewed_and_says_it_once() -> None:
         with pytest.raises(AccessDenied) as raised:
             ask()
         assert str(raised.value) == (
-            "read x: refused: the keys have ended, or are not valid for this dataset: "
+            "read x: refused: the keys have ended, or are not valid for this, or it is not there: "
             "Keys end after 14 days: https://renew.example"
         )
     inner.failures = [NotFound("x")]

@@ -148,7 +148,8 @@ class RetryingSource:
             result = self._persisted(what, attempt)
         except AccessDenied as failure:
             if self._renewal and self._renewal not in str(failure):
-                meant = "the keys have ended, or are not valid for this dataset"
+                # A store says that something is not there to those alone who may list.
+                meant = "the keys have ended, or are not valid for this, or it is not there"
                 failure.args = (f"{failure}: {meant}: {self._renewal}",)
             self.refusal = Refusal(time.time(), str(failure))
             raise
