@@ -291,7 +291,8 @@ def test_the_foreground_stops_on_a_signal_with_status_0_while_files_are_open(
     command = [*EGOFS, "mount", folder, directory, "-f", "-o", f"cache_dir={tmp_path / 'c'}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "is mounted on" in process.stderr.readline()
+        while "is mounted on" not in (line := process.stderr.readline()):
+            assert line, "it ended"
         descriptor = os.open(directory / "hello.txt", os.O_RDONLY)
         process.send_signal(number)
         assert process.wait(20) == 0
