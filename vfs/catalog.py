@@ -490,7 +490,7 @@ class Catalog:
         """The folder as it was last listed, however long ago."""
         if there := self._there(path):
             return there
-        self._unpack_at(path)
+        self._unpack_at(path)  # or another thread has done so since
         return self._there(path)
 
     def _there(self, path: str) -> Folder | None:
@@ -526,7 +526,9 @@ class Catalog:
         rows = self._select(statement, *self._at(folder), *values)
         if rows:
             return rows
-        self._unpack_at(folder)  # the tree may have been renewed since the caller knew the folder
+        # The tree may have been renewed since the caller knew the folder. Asked again in any case: where nothing is packed
+        # now, another thread may have unpacked it since the first question.
+        self._unpack_at(folder)
         return self._select(statement, *self._at(folder), *values)
 
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
