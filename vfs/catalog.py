@@ -526,8 +526,8 @@ class Catalog:
         rows = self._select(statement, *self._at(folder), *values)
         if rows:
             return rows
-        # The tree may have been renewed since the caller knew the folder. Asked again in any case: where nothing is packed
-        # now, another thread may have unpacked it since the first question.
+        # The tree may have been renewed since the caller knew the folder. Asked again in any case: where nothing is
+        # packed now, another thread may have unpacked it since the first question.
         self._unpack_at(folder)
         return self._select(statement, *self._at(folder), *values)
 
