@@ -30,7 +30,6 @@ from vfs.errors import (
     OptionError,
     SourceError,
     Throttled,
-    Timeout,
 )
 from vfs.extent import Buffer, http_range, parse_content_range
 from vfs.options import as_dict, option, option_group
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
-# One receive; sockets give 64 to 200 KiB at a time, and a larger buffer is only allocated and shrunk again.
-_PIECE_BYTES = 256 << 10
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 _REDIRECTS = {301, 302, 307, 308}
@@ -311,7 +308,7 @@ class S3Source:
         answer = client.get_object(Bucket=self._bucket, Key=wanted.key, Range=http_range(start, length), **pinned)
         with answer["Body"] as body:  # closes the connection too, unless the body was read to its end
             _require_range(answer, what, wanted, start, length)
-            return _drain(body, what, length, asked_at + bulk.deadline_s(length))
+            return bulk.drain(body, what, length, asked_at + bulk.deadline_s(length))
 
     def _leave_out(self, key: str) -> None:
         if key not in self._logged and len(self._logged) < 1000:
@@ -439,19 +436,3 @@ def _require_range(answer: Mapping[str, Any], what: str, wanted: bulk.Wanted, st
             raise CorruptData(f"{what}: bytes of another range came: {answer['ContentRange']}")
     elif (start, length) != (0, wanted.size_bytes):
         raise CorruptData(f"{what}: the whole object came instead of a range; does the endpoint serve ranges?")
-
-
-def _drain(body: Any, what: str, length: int, deadline: float) -> bytes:
-    """Exactly `length` bytes of a body that has no more."""
-    parts = []
-    missing = length
-    while piece := body.read1(min(missing, _PIECE_BYTES) or 1):
-        parts.append(piece)
-        missing -= len(piece)
-        if missing < 0:
-            raise CorruptData(f"{what}: more bytes came")
-        if missing and time.monotonic() > deadline:
-            raise Timeout(f"{what}: {length - missing} bytes came so far, which is too slow")
-    if missing:
-        raise CorruptData(f"{what}: the answer ended after {length - missing} bytes")
-    return b"".join(parts)
