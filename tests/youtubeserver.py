@@ -90,8 +90,15 @@ class YouTubeServer:
 
     def page(self, video: str) -> bytes:
         response = json.dumps(self.player(video, with_formats=False))
-        data = json.dumps({"currentVideoEndpoint": {"watchEndpoint": {"videoId": video}}, "contents": {}})
-        scripts = f"<script>var ytInitialPlayerResponse = {response};</script><script>var ytInitialData = {data};</script>"
+        data = json.dumps(
+            {
+                "currentVideoEndpoint": {"watchEndpoint": {"videoId": video}},
+                "contents": {"twoColumnWatchNextResults": {}},
+            }
+        )
+        scripts = (
+            f"<script>var ytInitialPlayerResponse = {response};</script><script>var ytInitialData = {data};</script>"
+        )
         return f"<html><body>{scripts}</body></html>".encode()
 
     def player(self, video: str, *, with_formats: bool = True) -> dict[str, Any]:
@@ -109,7 +116,7 @@ class YouTubeServer:
             "playabilityStatus": status,
             "videoDetails": {"videoId": video, "title": "A video", "lengthSeconds": "10", "isLive": known.live},
             "microformat": {
-                "playerMicroformatRenderer": {"publishDate": known.published, "availableCountries": known.countries}
+                "playerMicroformatRenderer": {"uploadDate": known.published, "availableCountries": known.countries}
             },
         }
         if known.formats and with_formats:
@@ -138,7 +145,11 @@ class YouTubeServer:
     def file(self, query: dict[str, str], wanted: str) -> tuple[int, dict[str, str], bytes]:
         """A range of a file, for a URL that lets in."""
         signed = {name: value for name, value in query.items() if name != "sig"}
-        if query.get("sig") != _signature(signed) or float(query["expire"]) < time.time() or query["ei"] in self._revoked:
+        if (
+            query.get("sig") != _signature(signed)
+            or float(query["expire"]) < time.time()
+            or query["ei"] in self._revoked
+        ):
             return 403, {}, b""
         forms = [form for form in self.videos[query["id"]].formats if str(form.itag) == query["itag"]]
         if not forms or str(forms[0].made) != query["lmt"]:
@@ -151,6 +162,9 @@ class YouTubeServer:
         if first >= len(data):
             return 416, {"Content-Range": f"bytes */{len(data)}"}, b""
         return 206, {"Content-Range": f"bytes {first}-{last}/{len(data)}"}, data[first : last + 1]
+
+
+_EMBEDDED = b'<html><script>ytcfg.set({"INNERTUBE_CONTEXT": {"client": {"clientVersion": "1.0"}}});</script></html>'
 
 
 def _signature(signed: dict[str, str]) -> str:
@@ -186,6 +200,8 @@ def _handler(server: YouTubeServer) -> type[BaseHTTPRequestHandler]:
                 time.sleep(server.delay_s)
                 ok = server.page_status == 200
                 return server.page_status, {"Content-Type": "text/html"}, server.page(query["v"]) if ok else b""
+            if path.startswith("/embed/") and self.command == "GET":
+                return 200, {"Content-Type": "text/html"}, _EMBEDDED
             if path == "/youtubei/v1/player" and self.command == "POST":
                 if server.player_status != 200:
                     return server.player_status, {}, b""

@@ -154,7 +154,7 @@ def _client(settings: Settings, words: _Words) -> _Client:
         # A URL serves the address that asked for it, and ranges are asked for directly.
         "proxy": "",
         "geo_bypass": False,
-        "extractor_args": {"youtube": {"skip": ["hls", "dash", "translated_subs"]}},
+        "extractor_args": {"youtube": {"skip": ["hls", "dash", "translated_subs"], "player_skip": ["initial_data"]}},
     }
     if settings.cookies:
         parameters["cookiefile"] = io.StringIO(settings.cookies)  # a file would be written to at the end

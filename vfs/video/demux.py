@@ -81,7 +81,7 @@ def scan(reader: ByteReader, container: str) -> VideoIndex:
 
     Raises ValueError or av.FFmpegError; an error of the reader passes through.
     """
-    with _opened(reader, container) as (file, source):
+    with opened(reader, container) as (file, source):
         stream = _video_stream(source)
         context = stream.codec_context
         if context is None:
@@ -106,8 +106,8 @@ def scan(reader: ByteReader, container: str) -> VideoIndex:
             codec=_DECODERS.get(context.name, context.name),
             coded_size=size,
             rotation=rotation,
-            fps=_fraction(stream.average_rate) if stream.average_rate else None,
-            time_base=_fraction(stream.time_base),
+            fps=fraction(stream.average_rate) if stream.average_rate else None,
+            time_base=fraction(stream.time_base),
             shown=shown,
             shown_pts=pts[shown],
             last_duration=int(durations[shown[-1]]) if len(shown) else 1,
@@ -207,7 +207,7 @@ class PacketStream:
         """The packet, from the nearest place before it that the demuxer finds its feet at."""
         for start in self._starts(number):
             self.close()
-            self._file, source = self._stack.enter_context(_opened(self._reader, self._index.container))
+            self._file, source = self._stack.enter_context(opened(self._reader, self._index.container))
             stream = cast(VideoStream, source.streams[self._index.stream])
             if self._index.container in _SEEK_BY_BYTE:
                 source.seek(max(0, int(self._index.packet_offset[start])), unsupported_byte_offset=True)
@@ -229,7 +229,7 @@ class PacketStream:
 
 
 @contextlib.contextmanager
-def _opened(reader: ByteReader, container: str) -> Iterator[tuple["_File", InputContainer]]:
+def opened(reader: ByteReader, container: str) -> Iterator[tuple["_File", InputContainer]]:
     """The demuxer over a reader, whose errors come out as they were, not as what libavformat made of them."""
     file = _File(reader)
     try:
@@ -355,6 +355,6 @@ class _File:
         return block
 
 
-def _fraction(ratio: Any) -> Fraction:
+def fraction(ratio: Any) -> Fraction:
     """PyAV gives a Fraction up to version 18, and from 19 on a type of its own with less arithmetic."""
     return Fraction(ratio.numerator, ratio.denominator)

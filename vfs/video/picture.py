@@ -153,6 +153,27 @@ class Picture:
             y, u, v = _spread(y, *_LUMA), _spread(u, *_CHROMA), _spread(v, *_CHROMA)
         return self._flat(y), self._flat(u), self._flat(v)
 
+    def yuv420(self) -> av.VideoFrame:
+        """The picture as displayed for an encoder of 8-bit 4:2:0, in its own range and matrix. An odd column or row at
+        the end is left out. Without a time and a type; it may be this picture's own frame: one caller at a time."""
+        size = max(2, self.width & ~1), max(2, self.height & ~1)
+        if size != (self.width, self.height):
+            return self.scaled(*size, crop=True).yuv420()
+        pixels = "yuvj420p" if self._range == _FULL else "yuv420p"
+        frame, size = self._frame, self._coded_size()
+        if frame.format.name != pixels or (frame.width, frame.height) != size:
+            frame = self._reformat(pixels, *size, keeps_range=True)
+        if self._rotation or self._mirrored:
+            out = av.VideoFrame(self.width, self.height, pixels)
+            for number, plane in enumerate(out.planes):
+                rows = np.zeros((plane.height, plane.line_size), np.uint8)
+                rows[:, : plane.width] = self._turned(_plane(frame, number, np.uint8))
+                plane.update(rows.tobytes())
+            frame = out
+        frame.colorspace, frame.color_range = self._space, self._range
+        frame.pict_type = 0
+        return frame
+
     def scaled(self, width: int, height: int, crop: bool = False) -> "Picture":
         """The picture in another size, as displayed; with `crop` its shape is kept, and what then is over is cut off
         evenly (to whole samples of chroma)."""
