@@ -3,15 +3,18 @@
     .egofs/status.json   one object: pid, source, cache use, requests, errors
     .egofs/errors.log    the last warnings and errors
     .egofs/help.txt      what can be asked of this mount
+    .egofs/missing.csv   name, reason and since when of what is known not to be there, where a dataset tells that
 
 It is looked up and not listed, so that the tree is the dataset's own to tar, rsync and find. Any thread may call.
 """
 
 import collections
+import csv
+import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from vfs.errors import AccessDenied, NotFound
@@ -20,6 +23,10 @@ from vfs.node import Attributes, Child, Directory, File, Node
 NAME = ".egofs"
 _KEPT_LINES = 200
 _SAID_AGAIN_S = 60.0
+_COLUMNS = ("name", "reason", "since")
+
+Row = Sequence[str]
+"""Of missing.csv: as many of its columns as are known."""
 
 HELP = """\
 This directory is a mount of egofs: a remote dataset, read-only. Bytes are fetched when they are read.
@@ -32,6 +39,7 @@ getfattr -d FILE           facts: source, version, cached bytes; of a video its 
                            frame its number in the video, pts, time, and whether it is a keyframe
 .egofs/status.json         what this mount has read and fetched
 .egofs/errors.log          the last warnings and errors
+.egofs/missing.csv         what is known not to be there, where the dataset tells that
 egofs umount DIR           ends the mount
 """
 
@@ -104,13 +112,18 @@ class RootWithAbout(Directory):
 class AboutDirectory(Directory):
     """`.egofs`."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], errors: ErrorLog) -> None:
+    def __init__(
+        self, status: Callable[[], dict[str, Any]], errors: ErrorLog, missing: Callable[[], Iterable[Row]] | None = None
+    ) -> None:
+        """`missing`: rows of name, reason and since when, of what was asked for and is not there, for `missing.csv`."""
         self.attributes = Attributes(0, 0, 3600.0)
         self._texts: dict[str, Callable[[], bytes]] = {
             "errors.log": errors.text,
             "help.txt": HELP.encode,
             "status.json": lambda: json.dumps(status(), indent=1).encode() + b"\n",
         }
+        if missing is not None:
+            self._texts["missing.csv"] = lambda: _table(missing())
 
     def lookup(self, name: str) -> Node:
         """One of the files."""
@@ -123,6 +136,15 @@ class AboutDirectory(Directory):
         for name in self._texts:
             node = self.lookup(name)
             yield name.encode(), node.kind, node.tag, node.attributes.size_bytes, node.attributes.mtime_ns
+
+
+def _table(rows: Iterable[Row]) -> bytes:
+    """CSV with a header; rows may end early."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")
 
 
 class _Text(File):

@@ -144,7 +144,11 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
         root = listing.result()
         asking.shutdown()
         source.total_s = TOTAL_S
-        about = AboutDirectory(lambda: _status(config, mountpoint, mounted, source, operations, started), errors)
+        about = AboutDirectory(
+            lambda: _status(config, mountpoint, mounted, source, operations, started),
+            errors,
+            getattr(dataset, "missing", None),
+        )
         operations = Operations(
             RootWithAbout(root, about),
             uid=config.mount.uid,

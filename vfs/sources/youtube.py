@@ -37,6 +37,7 @@ from vfs.web import mtime_ns as mtime_of
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
+_HEIGHT = 360
 _KEY = re.compile(r"([A-Za-z0-9_-]{11})\.mp4")
 
 # YouTube gives a guest about 300 videos an hour before it refuses them all for up to an hour
@@ -59,7 +60,7 @@ class Options:
     """How YouTube's videos are found."""
 
     height: int = option(
-        default=360,
+        default=_HEIGHT,
         description="lines of the picture, at most, where YouTube has no format 18 of 360 or fewer",
         form="a whole number from 1 to 4320",
         check=lambda value: 1 <= value <= 4320,
@@ -112,10 +113,12 @@ class YouTubeSource:
     """See the module's docstring."""
 
     remote = True
-    url = "youtube://"
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        # Videos of another height are others under the same names.
+        height = "" if options.height == _HEIGHT else f"?height={options.height}"
+        self.url = f"youtube://{options.endpoint_url.partition('://')[2]}{height}"
         self._web = Web()
         self._turns = _Turns(options.interval)
         self._flights: Flights[str, _Found] = Flights()
