@@ -83,13 +83,14 @@ def locate(what: str, video: str, settings: Settings) -> Located:
     file, Timeout, Unavailable.
     """
     words = _Words()
-    with _client(settings, words) as client:
-        try:
+    failures: list[RequestError] = []
+    try:
+        with _client(settings, words, failures) as client:
             said = client.extract_info(f"https://www.youtube.com/watch?v={video}", False, "Youtube", process=False)
             _check(what, video, said)
             chosen = client.process_ie_result(said, download=False)
-        except YoutubeDLError as failure:
-            raise _meaning(what, failure, words, client.failures) from failure
+    except YoutubeDLError as failure:
+        raise _meaning(what, failure, words, failures) from failure
     ahead = (chosen.get("available_at") or 0) - time.time()
     if ahead > _MOST_AHEAD_S:
         raise Throttled(f"{what}: YouTube gives it in {ahead:.0f} s, after advertisements")
@@ -117,10 +118,10 @@ class _Words:
 class _Client(YoutubeDL):  # type: ignore[misc]
     """A YoutubeDL that keeps what failed, and may ask somebody else than YouTube."""
 
-    def __init__(self, parameters: dict[str, Any], endpoint_url: str) -> None:
+    def __init__(self, parameters: dict[str, Any], endpoint_url: str, failures: list[RequestError]) -> None:
         super().__init__(parameters, auto_init=False)  # without the 1,800 sites that it knows
         self.add_info_extractor(YoutubeIE())
-        self.failures: list[RequestError] = []
+        self._failures = failures
         self._endpoint_url = endpoint_url
 
     def urlopen(self, request: Any) -> Any:
@@ -132,12 +133,12 @@ class _Client(YoutubeDL):  # type: ignore[misc]
         try:
             return super().urlopen(request)
         except RequestError as failure:
-            self.failures.append(failure)
+            self._failures.append(failure)
             raise
 
 
-def _client(settings: Settings, words: _Words) -> _Client:
-    best = f"b{_DIRECT}[height<=?{settings.height}]"
+def _client(settings: Settings, words: _Words, failures: list[RequestError]) -> _Client:
+    best = f"b{_DIRECT}[vcodec!=none][acodec!=none][height<=?{settings.height}]"
     mute = f"bv{_DIRECT}[height<=?{settings.height}]"
     parameters: dict[str, Any] = {
         "format": "/".join((*(["18"] if settings.height <= 360 else []), best, "18", f"{mute}[vcodec^=avc1]", mute)),
@@ -158,7 +159,7 @@ def _client(settings: Settings, words: _Words) -> _Client:
     }
     if settings.cookies:
         parameters["cookiefile"] = io.StringIO(settings.cookies)  # a file would be written to at the end
-    return _Client(parameters, settings.endpoint_url)
+    return _Client(parameters, settings.endpoint_url, failures)
 
 
 def _check(what: str, video: str, said: Any) -> None:

@@ -40,6 +40,10 @@ _T = TypeVar("_T")
 _HEIGHT = 360
 _KEY = re.compile(r"([A-Za-z0-9_-]{11})\.mp4")
 
+# Domain, whether for all below it, path, whether for https alone, end in seconds, name and value.
+_COOKIE = re.compile(r"(?:#HttpOnly_)?[^#\t]+\t\w+\t[^\t]*\t\w+\t\d*(?:\.\d+)?\t[^\t]*\t[^\t]*|#.*|\s*")
+_COOKIES_BEGIN = re.compile(r"#(?: Netscape)? HTTP Cookie File")
+
 # YouTube gives a guest about 300 videos an hour before it refuses them all for up to an hour
 # (yt-dlp's wiki, Extractors, "This content isn't available, try again later").
 _INTERVAL_S = 12.0
@@ -92,10 +96,13 @@ def _cookies(options: Options) -> str:
     if options.cookies_file is None:
         return ""
     try:
-        return options.cookies_file.read_text(encoding="utf-8")
+        text = options.cookies_file.read_text(encoding="utf-8")
+        if not _COOKIES_BEGIN.match(text) or not all(map(_COOKIE.fullmatch, text.splitlines())):
+            raise ValueError("not in the format of Netscape")  # yt-dlp would show the line on the terminal
+        return text
     except (OSError, ValueError) as failure:
-        reason = getattr(failure, "strerror", None) or "it is no text"
-        raise OptionError(f"cookies_file {options.cookies_file}: {reason}: give a browser's cookies.txt") from failure
+        reason = getattr(failure, "strerror", None) or "it has no cookies in Netscape's format"
+        raise OptionError(f"cookies_file {options.cookies_file}: {reason}: give a browser's cookies.txt") from None
 
 
 @dataclass(frozen=True)

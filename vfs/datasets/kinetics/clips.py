@@ -90,7 +90,7 @@ class CutSource:
         self.url = source.url
         self.remote = True
         self._source = source
-        self._folder = state / FOLDER / xxh3_64_hexdigest(source.url)
+        self._folder = state / FOLDER / xxh3_64_hexdigest(source.url.encode())
         self._limit_bytes = limit_bytes
         self._cutter = cutter or Cutter()
         self._missing = Missing(self._folder / "missing.csv", clock)
