@@ -91,6 +91,10 @@ def locate(what: str, video: str, settings: Settings) -> Located:
             chosen = client.process_ie_result(said, download=False)
     except YoutubeDLError as failure:
         raise _meaning(what, failure, words, failures) from failure
+    finally:
+        for lost in failures:
+            if isinstance(lost, HTTPError):
+                lost.response.close()  # yt-dlp leaves that to the collector
     ahead = (chosen.get("available_at") or 0) - time.time()
     if ahead > _MOST_AHEAD_S:
         raise Throttled(f"{what}: YouTube gives it in {ahead:.0f} s, after advertisements")
