@@ -38,11 +38,12 @@ from vfs.video.index import read_index
 from vfs.video.table import ByteReader, VideoIndex
 from vfs.video.wire import Wire, failure_of, words_of
 
-_MOST_MEMORY_BYTES = 3 << 30
-"""Of addresses. A clip of 4096x2304 takes 1.5 GiB: x264 keeps 50 pictures to look ahead; the libraries 0.5."""
-_MOST_CPU_S = 300
-"""A clip of ten seconds takes 2 at 360p and 60 at the largest size."""
-_MOST_PIXELS = 4096 * 2304
+_MOST_MEMORY_BYTES = 2 << 30
+"""Of addresses. A clip of 1080p takes 0.73 GiB, one of 360p 0.37."""
+_MOST_CPU_S = 120
+"""Ten seconds of 360p take 5, of 1080p 42."""
+_MOST_PIXELS = 1920 * 1200
+"""Of one picture: what is larger would not be ready within a deadline that somebody waits for."""
 _MOST_FRAMES_PER_S = 1000
 _MOST_BYTES = 256 << 20
 """Fetched for one clip: ten seconds at 100 Mb/s, and an index of days."""
