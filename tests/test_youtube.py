@@ -390,8 +390,9 @@ def test_the_interval_is_kept_between_videos(
     server: YouTubeServer, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = opened(interval=12)
+    source._turns = youtube._Turns(12, lambda: 0.0)
     waited: list[float] = []
-    monkeypatch.setattr(source._turns._closed, "wait", lambda s: waited.append(round(s)))
+    monkeypatch.setattr(source._turns._closed, "wait", waited.append)
     for number in range(3):
         server.videos[f"video00000{number}"] = Video([Format(18, DATA)])
         found = source.stat(f"video00000{number}.mp4")
