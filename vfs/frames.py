@@ -211,8 +211,8 @@ class ViewDirectory(Directory):
         return [_PREFIX + fact for fact in _VIEW_FACTS]
 
     def xattr(self, name: str) -> bytes:
-        """`first` and `last` are numbers of files, at this directory's rate; `frames` is how many there are, and if that
-        is none, `last` is before `first`. Reads the index and lists nothing. Raises UndecodableVideo."""
+        """`first` and `last` are numbers of files, at this directory's rate; `frames` is how many there are; where
+        that is none, `last` is before `first`. Reads the index and lists nothing. Raises UndecodableVideo."""
         if name.removeprefix(_PREFIX) not in _VIEW_FACTS:
             raise NoSuchAttribute(name)
         return self._indexed().xattr(name)
