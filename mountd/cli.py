@@ -6,6 +6,7 @@ standard error and mount(8)'s exit status.
 What only a mount needs is imported by it: the other commands take 100 ms less for that.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,7 +172,7 @@ def _stats(directory: Path | None, form: str | None, file: Path | None, views: s
         if not videos and not failures:
             raise OptionError(f"{top}: no videos with frames are below it")
         with _progress("videos", len(videos)) as bar:
-            found, more = stats.gather(bar(stats.measured(videos, jobs)))
+            found, more = stats.gather(_counted(stats.measured(videos, jobs), bar))
         result.write(stats.as_bytes(found, form), whole=not (failures := failures + more))
     for failure in failures:
         _say(f"{failure.path}: {failure.why}")
@@ -194,20 +195,78 @@ def _cost(
     return text
 
 
+def _counted(all_of: Iterable[_T], advance: Callable[[int, int], None]) -> Iterator[_T]:
+    for each in all_of:
+        yield each
+        advance(1, 0)
+
+
 @contextmanager
-def _progress(what: str, length: int) -> Iterator[Callable[[Iterable[_T]], Iterable[_T]]]:
-    """What shows on a terminal how far something iterable has come."""
+def _progress(what: str, length: int) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; gives what is told how many have been done since, and of how many bytes."""
     if not sys.stderr.isatty():
-        yield lambda each: each
+        yield lambda count, size_bytes: None
         return
-    with click.progressbar(length=length, label=what, show_pos=True, file=sys.stderr) as bar:
+    began, done_bytes = time.monotonic(), 0
 
-        def shown(all_of: Iterable[_T]) -> Iterator[_T]:
-            for each in all_of:
-                yield each
-                bar.update(1)
+    def rate(size_bytes: int | None) -> str:
+        return f"{_bytes(done_bytes / max(time.monotonic() - began, 0.001))}/s" if size_bytes else ""
 
-        yield shown
+    with click.progressbar(
+        length=length, label=what, show_pos=True, show_eta=True, item_show_func=rate, file=sys.stderr
+    ) as bar:
+
+        def advance(count: int, size_bytes: int) -> None:
+            nonlocal done_bytes
+            done_bytes += size_bytes
+            bar.update(count, size_bytes)
+
+        yield advance
+
+
+@main.group("lmdb")
+def _lmdb() -> None:
+    """Works on LMDBs of features."""
+
+
+@_lmdb.command("merge")
+@click.argument("view", type=click.Choice(["e1", "e2", "e3", "e4"]))
+@click.option("--features", type=click.Path(path_type=Path), help="Their folder: the only mount's TSM_features.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the merge goes: mounts show it as VIEW else.")
+@click.option("--members", metavar="NAME+…", help="Folders to merge, if others than the view's cameras.")
+@click.option("--verify-only", is_flag=True, help="Only compare what was merged with what was written then.")
+def _merge(view: str, features: Path | None, out: Path | None, members: str | None, verify_only: bool) -> None:
+    """Makes one LMDB of the features of both families' cameras that are VIEW; goes on where it was interrupted."""
+    from mountd import config, lmdbmerge
+
+    names = members.split("+") if members else []
+    if verify_only and out is not None:
+        place, shown = out, False
+    else:
+        folders, place, shown = lmdbmerge.plan(view, features, out, names, config.default_cache_dir())
+    _in_child(f"{place}: the process ended by signal %d: a file could not be read; the same command goes on")
+    record = lmdbmerge.verify(place, _progress) if verify_only else lmdbmerge.merge(folders, place, _progress, _say)
+    _say(f"{place}: {record.count} features, {_bytes(record.bytes)}, verified")
+    if shown and not verify_only:
+        _say(f"what is mounted from now on shows it as {view} beside its cameras")
+
+
+def _in_child(died: str) -> None:
+    """Goes on in a child: a page of a mapped file that cannot be read ends a process by SIGBUS, and somebody has to say
+    so. Raises Exit with the child's status in this one."""
+    child = os.fork()
+    if child == 0:
+        process.end_with_parent()
+        return
+    while True:
+        try:
+            status = os.waitpid(child, 0)[1]
+            break
+        except KeyboardInterrupt:  # the child has it too, and says so
+            continue
+    if os.WIFSIGNALED(status):
+        raise process.DaemonFailed(died % os.WTERMSIG(status), process.FAILED)
+    raise click.exceptions.Exit(os.WEXITSTATUS(status))
 
 
 @main.command("install")

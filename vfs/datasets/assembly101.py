@@ -109,6 +109,12 @@ def open_dataset(source: Source, options: Options, state: Path) -> "Assembly101"
     return Assembly101(source, options, state)
 
 
+def view_of(name: str) -> str | None:
+    """The canonical view that a file or folder is named after, None if it is no camera's."""
+    match = _CAMERA.fullmatch(name)
+    return CANONICAL[match[1]] if match else None
+
+
 def merged_lmdb(state: Path, source_url: str, folder: str, view: str) -> Path:
     """Where the one LMDB of all cameras of a view is kept, made of those that stand in a folder of a source."""
     place = f"{source_url}/{quote_from_bytes(os.fsencode(folder))}".rstrip("/")
@@ -184,8 +190,8 @@ class Assembly101(Dataset):
         stem = entry.name.partition(".")[0]
         if self._videos is not None and _RECORDING.fullmatch(stem):
             return stem in self._videos
-        match = _CAMERA.fullmatch(entry.name)
-        return match is None or CANONICAL[match[1]] in self._views
+        view = view_of(entry.name)
+        return view is None or view in self._views
 
     def _recordings(self) -> set[str]:
         """Those that the source has."""
