@@ -46,7 +46,7 @@ class _Main(click.Group):
         except click.exceptions.NoArgsIsHelpError as failure:
             click.echo(failure.format_message())
         except click.ClickException as failure:
-            _say(failure.format_message())
+            _say(" ".join(failure.format_message().split()))
             status = process.USAGE
         except EgofsError as failure:
             _say(str(failure))
@@ -230,7 +230,7 @@ def _lmdb() -> None:
 
 
 @_lmdb.command("merge")
-@click.argument("view", type=click.Choice(["e1", "e2", "e3", "e4"]))
+@click.argument("view", metavar="VIEW", type=click.Choice(["e1", "e2", "e3", "e4"]))
 @click.option("--features", type=click.Path(path_type=Path), help="Their folder: the only mount's TSM_features.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the merge goes: mounts show it as VIEW else.")
 @click.option("--members", metavar="NAME+…", help="Folders to merge, if others than the view's cameras.")

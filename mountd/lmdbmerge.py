@@ -266,16 +266,21 @@ def _room(partial: Path, members: Sequence[_Member]) -> int:
     try:
         partial.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         there = (partial / _DATA).stat().st_blocks * 512 if (partial / _DATA).exists() else 0
-        free = os.statvfs(partial.parent)
+        free_bytes = _free_bytes(partial.parent)
     except OSError as failure:
         raise _place_refused(partial, failure) from failure
-    free_bytes, more = free.f_bavail * free.f_frsize, max(0, needed - there)
+    more = max(0, needed - there)
     if more > free_bytes:
         raise OptionError(
             f"{partial.parent}: {more >> 20} MiB are needed, {free_bytes >> 20} MiB are free: "
             "free some space, or choose another place with --out"
         )
     return more
+
+
+def _free_bytes(folder: Path) -> int:
+    free = os.statvfs(folder)
+    return free.f_bavail * free.f_frsize
 
 
 def _place_refused(place: Path, failure: OSError) -> OptionError:
@@ -316,8 +321,10 @@ def _said(partial: Path) -> Iterator[None]:
     try:
         yield
     except (lmdb.Error, OSError) as failure:
+        # LMDB says of a write that was short what it says of any other.
+        why = "the disk is full" if _free_bytes(partial.parent) < _SPARE_BYTES else _reason(failure)
         raise MergeFailed(
-            f"{partial}: {_reason(failure)}; what was written stays there: the same command goes on with it"
+            f"{partial}: {why}; what was written stays there: the same command goes on with it"
         ) from failure
 
 
