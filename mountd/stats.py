@@ -142,8 +142,10 @@ def _list(folder: Path, mountpoint: Path) -> _Folder:
                 folders.append(folder / entry.name)
     if not has_frames:
         return _Folder(folders, [], {})
-    # A view is a file's name without its suffix; with it, where several files would have the same.
-    linked = {name for link in links for name in (link, _stem(link))} - {_stem(file.name) for file in files}
+    # A view is a file's name without its suffix; with it, where several files would have the same. (A link without any
+    # leads to a view itself: to the part of a video that Ego4D's clips are.)
+    linked = {name for link in links if _stem(link) != link for name in (link, _stem(link))}
+    linked -= {_stem(file.name) for file in files}
     views = sorted(set(os.listdir(folder / _FRAMES)) - linked)
     canonical: dict[str, list[str]] = {}
     for link, target in links.items():

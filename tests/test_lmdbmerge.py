@@ -425,9 +425,10 @@ def test_a_page_that_cannot_be_read_is_one_line_and_not_the_end_of_what_was_writ
         f"    os.truncate({str(tmp_path / 'TSM' / HMC_8 / 'data.mdb')!r}, 8192)\n"
         "    return plain(partial)\n"
         "lmdbmerge._locked = cut\n"
-        f"cli.main(['lmdb', 'merge', 'e4', '--features', {str(tmp_path / 'TSM')!r}, '--out', {str(tmp_path / 'o')!r}])\n"
+        "cli.main(['lmdb', 'merge', 'e4', '--features', sys.argv[1], '--out', sys.argv[2]])\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, tmp_path / "TSM", tmp_path / "o"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stderr.splitlines()
     assert done.returncode == 32
     assert lines[0].startswith("egofs: 100 features, at most 2 MiB more, go to")
