@@ -45,20 +45,26 @@ def lab(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
     (top / "store/bucket").symlink_to(demo_root)
     # In a process of its own: who waits for a page of a mapped file has the interpreter, and the server would wait too.
     command = [sys.executable, "-m", "tests.s3server", top / "store"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        options = (f"endpoint_url=http://127.0.0.1:{port}", "dataset=assembly101")
-        with mounted("s3://bucket", top / "m", *options, cache=top / "c", env=ENV) as mount:
-            done = egofs("stats", mount.directory, "-O", top / "stats.pkl", "--views", "v3+e4")
-            assert done.returncode == 0, done.stderr
-            assert (mount / "TSM_features/e4").is_dir()
-            assert not (mount / "TSM_features/e4").is_symlink()
-            done = egofs("lmdb", "merge", "e4", "--features", mount / "TSM_features")
-            assert done.returncode == 0, done.stderr
-        with mounted("s3://bucket", top / "m", *options, cache=top / "c", env=ENV) as mount:
-            yield Lab(mount, pickle.loads((top / "stats.pkl").read_bytes()))
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield from _prepared(top, server)
+    finally:
         server.kill()
+        server.communicate()
+
+
+def _prepared(top: Path, server: "subprocess.Popen[str]") -> Iterator[Lab]:
+    assert server.stdout is not None
+    options = (f"endpoint_url=http://127.0.0.1:{int(server.stdout.readline())}", "dataset=assembly101")
+    with mounted("s3://bucket", top / "m", *options, cache=top / "c", env=ENV) as mount:
+        done = egofs("stats", mount.directory, "-O", top / "stats.pkl", "--views", "v3+e4")
+        assert done.returncode == 0, done.stderr
+        assert (mount / "TSM_features/e4").is_dir()
+        assert not (mount / "TSM_features/e4").is_symlink()
+        done = egofs("lmdb", "merge", "e4", "--features", mount / "TSM_features")
+        assert done.returncode == 0, done.stderr
+    with mounted("s3://bucket", top / "m", *options, cache=top / "c", env=ENV) as mount:
+        yield Lab(mount, pickle.loads((top / "stats.pkl").read_bytes()))
 
 
 class Features:
