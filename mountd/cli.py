@@ -7,6 +7,7 @@ What only a mount needs is imported by it: the other commands take 100 ms less f
 """
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -244,7 +245,10 @@ def _merge(view: str, features: Path | None, out: Path | None, members: str | No
         place, shown = out, False
     else:
         folders, place, shown = lmdbmerge.plan(view, features, out, names, config.default_cache_dir())
-    _in_child(f"{place}: the process ended by signal %d: a file could not be read; the same command goes on")
+    _in_child(
+        f"{place}: ended by signal %d: a page of a file could not be read (.egofs/errors.log of its mount says why); "
+        "the same command goes on"
+    )
     record = lmdbmerge.verify(place, _progress) if verify_only else lmdbmerge.merge(folders, place, _progress, _say)
     _say(f"{place}: {record.count} features, {_bytes(record.bytes)}, verified")
     if shown and not verify_only:
@@ -257,6 +261,8 @@ def _in_child(died: str) -> None:
     child = os.fork()
     if child == 0:
         process.end_with_parent()
+        # The maps that a core would hold are as large as the files.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         return
     while True:
         try:

@@ -433,6 +433,7 @@ def test_a_page_that_cannot_be_read_is_one_line_and_not_the_end_of_what_was_writ
     assert done.returncode == 32
     assert lines[0].startswith("egofs: 100 features, at most 2 MiB more, go to")
     assert lines[1:] == [
-        f"egofs: {tmp_path / 'o'}: the process ended by signal 7: a file could not be read; the same command goes on"
+        f"egofs: {tmp_path / 'o'}: ended by signal 7: a page of a file could not be read (.egofs/errors.log of its "
+        "mount says why); the same command goes on"
     ]
     assert not (tmp_path / "o").exists()

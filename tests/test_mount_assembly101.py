@@ -230,10 +230,11 @@ def test_a_store_that_fails_under_a_merge_is_one_line_and_the_same_command_goes_
         done = egofs(*command)
         assert done.returncode == 32
         assert done.stderr.splitlines()[1:] == [
-            f"egofs: {tmp_path / 'e4'}: the process ended by signal 7: a file could not be read; "
-            "the same command goes on"
+            f"egofs: {tmp_path / 'e4'}: ended by signal 7: a page of a file could not be read (.egofs/errors.log of "
+            "its mount says why); the same command goes on"
         ]
         assert not (tmp_path / "e4").exists()
+        assert "HMC_21179183_mono10bit/data.mdb" in (mount / ".egofs/errors.log").read_text()
         server.faults = lambda request: None
         done = egofs(*command)
         assert done.returncode == 0, done.stderr
