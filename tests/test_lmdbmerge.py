@@ -16,9 +16,10 @@ from typing import Any
 import lmdb
 import pytest
 
-from mountd import lmdbmerge
+from mountd import lmdbmerge, mounts
 from mountd.lmdbmerge import MergeFailed
 from tests.mounting import egofs
+from vfs.datasets.assembly101 import merged_lmdb
 from vfs.errors import OptionError
 
 HMC_8, HMC_2 = "HMC_84358933_mono10bit", "HMC_21179183_mono10bit"
@@ -403,6 +404,24 @@ def test_bad_input_is_one_line_and_nothing_is_made(
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(os.listdir(tmp_path)) == ["TSM"]
+
+
+def test_a_mount_without_features_is_told_and_one_with_them_is_the_default(
+    members: list[Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def planned() -> Any:
+        return lmdbmerge.plan("e4", None, None, [], tmp_path / "unused")
+
+    mount = mounts.Mount(tmp_path, "s3://bucket", mounts.FSTYPE, "0:1")
+    monkeypatch.setattr(mounts, "egofs_mounts", lambda: [mount])
+    monkeypatch.setattr(mounts, "live_status", lambda mount: {"url": "s3://bucket", "cache_dir": str(tmp_path / "c")})
+    with pytest.raises(OptionError, match="no TSM_features are there: say where they are with --features"):
+        planned()
+    (tmp_path / "TSM").rename(tmp_path / "TSM_features")
+    folders, out, is_shown = planned()
+    assert folders == [tmp_path / "TSM_features" / name for name in (HMC_2, HMC_8)]
+    assert out == merged_lmdb(tmp_path / "c/datasets", "s3://bucket", "TSM_features", "e4")
+    assert is_shown
 
 
 def test_only_archives_are_told_apart(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`egofs stats`: what it says of mounted videos, what it costs, and what it does where it cannot."""
 
+import contextlib
 import csv
 import io
 import json
@@ -16,7 +17,7 @@ import pytest
 
 from mountd import mounts, stats
 from tests.clips import make_clip
-from tests.mounting import Mount, egofs, mounted
+from tests.mounting import EGOFS, Mount, egofs, mounted
 from tests.s3server import S3Server
 from vfs.datasets import demo_tree
 from vfs.datasets.lookalike.ego4d import EGO4D_CLIPS, EGO4D_VIDEOS
@@ -200,6 +201,22 @@ def test_a_view_tells_its_first_and_last_frame_at_its_directorys_rate(demo: Moun
         assert len(os.listdir(path)) == last - first + 1
     with pytest.raises(OSError, match="No data available"):
         os.getxattr(recording / "frames/e4", "user.egofs.nothing")
+
+
+@pytest.mark.mount
+def test_a_terminal_sees_how_far_it_is_and_others_do_not(demo: Mount) -> None:
+    reading, writing = os.openpty()
+    command = [*EGOFS, "stats", str(demo.directory)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writing, check=True)
+    os.close(writing)
+    told = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        while data := os.read(reading, 65536):
+            told += data
+    os.close(reading)
+    assert b"23/23" in told
+    assert json.loads(done.stdout) == ALL
+    assert len(egofs("stats", demo.directory).stderr.splitlines()) == 1
 
 
 @pytest.mark.mount

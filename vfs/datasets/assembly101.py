@@ -240,24 +240,24 @@ class Assembly101(Dataset):
         source's own."""
         if any(entry.name == _BY_SPLIT for entry in self._list_or_none("")):
             return None
-        files: dict[str, list[Entry]] = {}
+        files: dict[str, list[str]] = {}
         for place in _SPLITS:
             for entry in self._list_or_none(place):
-                if match := _SPLIT_FILE.fullmatch(entry.name):
-                    files.setdefault(_SPLIT_NAMES[match[1]], []).append(entry)
+                match = _SPLIT_FILE.fullmatch(entry.name)
+                if match is not None and entry.object is not None:
+                    files.setdefault(_SPLIT_NAMES[match[1]], []).append(entry.object.key)
         split = folder.removeprefix(_BY_SPLIT).removeprefix("/")
         if not split:
             return (Entry(name, Kind.DIRECTORY) for name in files)
         if split not in files:
             raise NotFound(f"{folder}: no such split; there are {', '.join(files) or 'none'}")
         there = self._recordings() if self._videos is None else self._videos
-        names = there & {name for entry in files[split] for name in self._recordings_in(entry)}
+        names = there & {name for key in files[split] for name in self._recordings_in(key)}
         return (Entry(name, Kind.LINK, target=f"../../{_RECORDINGS}/{name}") for name in sorted(names))
 
-    def _recordings_in(self, splits: Entry) -> Iterator[str]:
+    def _recordings_in(self, key: str) -> Iterator[str]:
         """Those of a list of segments: `<task>_<recording>.txt` in the first column."""
-        assert splits.object is not None, "an entry of kind FILE has an object"
-        text = bytes(Documents(self._source, None).fetch(splits.object)).decode(errors="replace")
+        text = bytes(Documents(self._source, None).read(key)).decode(errors="replace")
         for line in text.splitlines():
             if match := _RECORDING.search(line.partition("\t")[0]):
                 yield match[0]
