@@ -244,6 +244,7 @@ def _status(
         "source": config.name,
         "url": source.url,
         "dataset": mounted.dataset.name,
+        "cache_dir": str(config.cache.cache_dir),
         "pid": os.getpid(),
         "version": metadata.version("egofs"),
         "mounted_at": started,

@@ -59,6 +59,29 @@ def egofs_mounts() -> list[Mount]:
     return [mount for mount in mounts() if mount.fstype == FSTYPE]
 
 
+def of(path: Path) -> Mount | None:
+    """The egofs mount that a real path lies in; None for a path that lies in none."""
+    found = [mount for mount in egofs_mounts() if path.is_relative_to(mount.mountpoint)]
+    return max(found, key=lambda mount: len(mount.mountpoint.parts), default=None)
+
+
+def only() -> Mount:
+    """The one mount of egofs that there is. Raises OptionError for none, and for several."""
+    found = egofs_mounts()
+    if len(found) != 1:
+        there = f"there are {', '.join(str(mount.mountpoint) for mount in found)}" if found else "nothing is mounted"
+        raise OptionError(f"say which mount: {there}")
+    return found[0]
+
+
+def live_status(mount: Mount) -> dict[str, Any]:
+    """What a mount says of itself. Raises MountRefused for one that does not answer."""
+    status = read_status(mount.mountpoint) if state(mount.mountpoint) == "live" else None
+    if status is None:
+        raise MountRefused(f"{mount.mountpoint}: the mount does not answer: mount {mount.source} again")
+    return status
+
+
 def state(mountpoint: Path) -> Literal["live", "dead", "hung"]:
     """Whether the daemon behind a mount answers."""
     outcome: list[Literal["live", "dead"]] = []

@@ -305,6 +305,6 @@ def test_a_group_of_options_is_frozen_and_has_no_others() -> None:
 
 def test_the_values_of_a_group_are_told_by_name_and_make_one_text_whichever_way_they_were_given() -> None:
     said = [load("demo", text).dataset_options for text in ("views=v1+e1,videos=all", "videos=all,views=v1+e1")]
-    assert as_dict(said[0]) == {"views": ("v1", "e1"), "videos": ("all",)}
+    assert as_dict(said[0]) == {"views": ("v1", "e1"), "videos": ("all",), "videos_file": None}
     texts = {json.dumps(as_dict(options), sort_keys=True) for options in said}
-    assert texts == {'{"videos": ["all"], "views": ["v1", "e1"]}'}
+    assert texts == {'{"videos": ["all"], "videos_file": null, "views": ["v1", "e1"]}'}

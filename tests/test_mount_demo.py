@@ -89,6 +89,9 @@ def test_canonical_names_are_links_beside_the_cameras_own(mount: Mount) -> None:
     assert sum(path.is_symlink() for path in first.iterdir()) == 12
     assert sum(path.is_symlink() for path in second.iterdir()) == 11
     assert sorted(path.name for path in (mount / "TSM_features").iterdir() if path.is_symlink()) == ["v3"]
+    both = {path.name: os.readlink(path) for path in (mount / "TSM_features/e4").iterdir()}
+    assert both == {name: f"../{name}" for name in ("HMC_84358933_mono10bit", "HMC_21179183_mono10bit")}
+    assert (mount / "TSM_features/e4/HMC_21179183_mono10bit/data.mdb").stat().st_size > 0
 
 
 def test_frames_are_named_and_numbered_as_the_training_code_expects(mount: Mount) -> None:
@@ -326,7 +329,9 @@ def test_a_variant_that_is_none_is_not_there_and_the_log_says_what_is(mount: Mou
 
 
 def test_the_tree_is_listed_as_the_datasets_own_and_about_is_there_when_asked(mount: Mount, demo_root: Path) -> None:
-    assert sorted(os.listdir(mount.directory)) == sorted(os.listdir(demo_root))
+    assert sorted(os.listdir(mount.directory)) == sorted([*os.listdir(demo_root), "by-split"])
+    assert sorted(os.listdir(mount / "by-split")) == ["train", "validation"]
+    assert [os.path.samefile(path, max(recordings(mount))) for path in (mount / "by-split/train").iterdir()] == [True]
     assert sorted(os.listdir(mount / ".egofs")) == ["errors.log", "help.txt", "status.json"]
     assert mount.status()["source"] == "demo"
     assert "frames/VIDEO" in (mount / ".egofs/help.txt").read_text()

@@ -200,7 +200,7 @@ BAD = [
     (["demo", "{m}", "-o", "views=e9"], 1, "views='e9': write one of all, fixed, egocentric"),
     (["demo", "{m}", "-o", "videos=nusar"], 1, "no such recording"),
     (["{data}", "{m}", "-o", "dataset=assembly102"], 1, "no dataset is called 'assembly102'"),
-    (["assembly101", "{m}"], 1, "source="),
+    (["plain", "{m}"], 1, "needs its source"),
     (["{data}/gone", "{m}"], 1, "gone"),
     (["{data}/hello.txt", "{m}"], 1, "hello.txt"),
     (["{data}", "{m}/gone"], 1, "no such directory"),

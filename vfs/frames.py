@@ -43,6 +43,7 @@ _PREFIX = "user.egofs."
 # Pictures of a clip that its reader may be in the middle of.
 _CLIP_PICTURES_HELD = 2
 _FRAME_FACTS = ("frame", "pts", "time_s", "keyframe")
+_VIEW_FACTS = ("first", "last", "frames")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,17 @@ class ViewDirectory(Directory):
         """The index says which frames there are."""
         return self._video().valid_s
 
+    def xattr_names(self) -> list[str]:
+        """Which frame files there are."""
+        return [_PREFIX + fact for fact in _VIEW_FACTS]
+
+    def xattr(self, name: str) -> bytes:
+        """`first` and `last` are numbers of files, at this directory's rate; `frames` is how many there are; where
+        that is none, `last` is before `first`. Reads the index and lists nothing. Raises UndecodableVideo."""
+        if name.removeprefix(_PREFIX) not in _VIEW_FACTS:
+            raise NoSuchAttribute(name)
+        return self._indexed().xattr(name)
+
     def at_hand(self) -> Directory | None:
         """The frames, if the video and its index are known."""
         video, decoded = self._found, self._decoded
@@ -265,6 +277,12 @@ class _Indexed(Directory):
         tag, size, mtime_ns = tag_of(Kind.FILE, self._video.version), self._form.size_bytes, self._video.mtime_ns
         for number in self._numbers:
             yield os.fsencode(self._rule.file_name(self._video.view, number)), Kind.FILE, tag, size, mtime_ns
+
+    def xattr(self, name: str) -> bytes:
+        """See ViewDirectory, which knows the names."""
+        numbers = self._numbers
+        facts = {"first": numbers.start, "last": numbers.stop - 1, "frames": len(numbers)}
+        return str(facts[name.removeprefix(_PREFIX)]).encode()
 
     def names_valid_s(self) -> float:
         """As long as the folder's listing."""

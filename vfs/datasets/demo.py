@@ -52,6 +52,7 @@ class Demo(Dataset):
 
     def __init__(self, source: Source, options: Options, state: Path) -> None:
         self._host = assembly101.open_dataset(source, options, state)
+        self.selection = self._host.selection
         self._source = source
         self._state = state
         self._guests: dict[str, _Guest] = {}
