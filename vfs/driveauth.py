@@ -36,6 +36,10 @@ _log = logging.getLogger(__name__)
 READONLY = "https://www.googleapis.com/auth/drive.readonly"
 CREDENTIALS, SETTINGS, CLIENT_SECRETS = "credentials.json", "settings.yaml", "client_secrets.json"
 RENEW = "run `egofs auth gdrive`, the new credentials are used without a remount"
+_SECRETS = (
+    "take the file that Google's console gives for a client, or that of the dataset's tool with the key in it that "
+    "was mailed to you"
+)
 
 # A token lives for an hour. So early it is renewed that no request under way outlives it, which has a minute.
 _EARLY_S = 300.0
@@ -237,7 +241,7 @@ class Consent:
     def __init__(self, client_secrets: Path, redirect: str) -> None:
         """`redirect` is the address to which Google sends the browser with the answer. Raises OptionError."""
         require_library()
-        _read(client_secrets, OptionError)
+        _read(client_secrets, OptionError, _SECRETS)
         settings = {
             "client_config_backend": "file",
             "client_config_file": str(client_secrets),
@@ -252,8 +256,7 @@ class Consent:
             auth.GetFlow()
         except (InvalidConfigError, ValueError, TypeError, AttributeError) as failure:
             raise OptionError(
-                f"{client_secrets}: no secrets of a client ({_first_line(failure)}): take the file that Google's "
-                "console gives, or that of the dataset's tool with the key that was mailed to you in it"
+                f"{client_secrets}: no secrets of a client ({_first_line(failure)}): {_SECRETS}"
             ) from failure
         self._state = secrets.token_urlsafe(16)
         self._flow = auth.flow
@@ -319,18 +322,18 @@ def _google_auth(settings: dict[str, Any] | None = None) -> Any:
     return pydrive2.auth.GoogleAuth(settings={**plain, **(settings or {})})
 
 
-def _read(file: Path, kind: type[EgofsError] = AccessDenied) -> dict[str, Any]:
+def _read(file: Path, kind: type[EgofsError] = AccessDenied, remedy: str = RENEW) -> dict[str, Any]:
     """A file of JSON. Raises what `kind` is."""
     try:
         with file.open("rb") as stream:
             text = stream.read(_MOST_FILE_BYTES + 1)
         told = json.loads(text) if len(text) <= _MOST_FILE_BYTES else None
     except OSError as failure:
-        raise kind(f"{file}: {failure.strerror}: {RENEW}") from failure
+        raise kind(f"{file}: {failure.strerror}: {remedy}") from failure
     except ValueError as failure:
-        raise kind(f"{file}: this is not JSON: {RENEW}") from failure
+        raise kind(f"{file}: this is not JSON: {remedy}") from failure
     if not isinstance(told, dict):
-        raise kind(f"{file}: this holds no credentials: {RENEW}")
+        raise kind(f"{file}: this holds no credentials: {remedy}")
     return told
 
 
