@@ -290,7 +290,9 @@ class Consent:
             except (KeyError, ValueError, TypeError) as failure:
                 raise SourceError("the answer to the consent is not one of a token endpoint") from failure
         if not credentials.refresh_token:
-            raise SourceError("Google gave no refresh token: take egofs out of the account's third-party access, and retry")
+            raise SourceError(
+                "Google gave no refresh token: take egofs out of the account's third-party access, and retry"
+            )
         return str(credentials.to_json())
 
 

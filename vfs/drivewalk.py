@@ -22,7 +22,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
 from vfs.drive import Item
-from vfs.errors import NotFound, SourceError
+from vfs.errors import AccessDenied, NotFound, SourceError
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Walks:
                 for above in item.parents:
                     if above in found:
                         found[above].append(item)
-        except (NotFound, SourceError):
+        except (AccessDenied, NotFound, SourceError):
             with self._lock:
                 if siblings:
                     siblings.hopeless = True
@@ -145,7 +145,11 @@ class Walks:
         if siblings is None or at is None or siblings.last is None or not self.is_trusted or siblings.hopeless:
             return []
         before, known = siblings.last
-        if not 0 < at - before <= _STRIDE or not known or sum(len(items) for _, items in self._held.values()) > _MOST_HELD:
+        if (
+            not 0 < at - before <= _STRIDE
+            or not known
+            or sum(len(items) for _, items in self._held.values()) > _MOST_HELD
+        ):
             return []
         following = siblings.ids[at : at + MOST_TOGETHER]
         group = [each for each in following if each not in self._held and each not in self._coming]
