@@ -79,6 +79,7 @@ class _Answer(BaseHTTPRequestHandler):
     """Takes the one request that has an answer; a browser asks for pictures too."""
 
     server: "_Listening"
+    timeout = 5.0  # browsers open connections ahead, and say nothing on them
 
     def do_GET(self) -> None:
         is_answer = {"code", "error"} & parse_qs(urlsplit(self.path).query).keys()
