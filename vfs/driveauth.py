@@ -45,8 +45,9 @@ _SECRETS = (
 _EARLY_S = 300.0
 # One that is still good for so long may go with a request while another is fetched.
 _STILL_GOOD_S = 20.0
-# Credentials that have ended are not shown to Google again by each reader, unless the file has changed.
-_ENDED_FOR_S = 30.0
+# Google is not asked again by each reader: with credentials that have ended, unless the file has changed; and for a
+# token that would only be early, where nobody answered.
+_LEFT_ALONE_S = 30.0
 _MOST_FILE_BYTES = 1 << 20
 # What a credentials.json may name as its class: oauth2client imports whatever stands there.
 _CLASSES = {("oauth2client.client", "OAuth2Credentials"), ("oauth2client.client", "GoogleCredentials")}
@@ -134,6 +135,7 @@ class Access:
         self._web = Web(_refusal)
         self._flights: Flights[str, None] = Flights()
         self._token = _NONE  # replaced whole
+        self._later = 0.0  # nobody asks before, while the token is good
         # The rest is the owner's of the flight.
         self._auth: Any = None
         self._facts: _Facts | None = None
@@ -143,7 +145,7 @@ class Access:
         """A token that is valid now, and another than the one that was refused. Raises AccessDenied, and what the
         token endpoint's failures are."""
         known = self._token
-        if known.text != refused and known.is_good_for(_EARLY_S):
+        if known.text != refused and known.is_good_for(_EARLY_S if time.time() > self._later else _STILL_GOOD_S):
             return known.text
         flight, mine = self._flights.join("")
         if mine:
@@ -185,8 +187,9 @@ class Access:
             return  # it has come since
         if self._auth is None or self._facts != _facts(self.file):
             found = self._load()
-            if found.text != refused and found.is_good_for(_EARLY_S):
-                self._token = found
+            if found.text != refused:
+                self._token = known = found
+            if known.text != refused and known.is_good_for(_EARLY_S):
                 return
         try:
             self._refresh()
@@ -194,6 +197,7 @@ class Access:
             if known.text == refused or not known.is_good_for(_STILL_GOOD_S):
                 raise
             _log.info("the access token could not be renewed yet: %s", failure)
+            self._later = time.time() + _LEFT_ALONE_S
             return
         self._save()
         self._token = _token_of(self._auth.credentials)
@@ -211,7 +215,7 @@ class Access:
     def _refresh(self) -> None:
         from pydrive2.auth import RefreshError
 
-        if self._ended and self._ended[1] == self._facts and time.time() - self._ended[0] < _ENDED_FOR_S:
+        if self._ended and self._ended[1] == self._facts and time.time() - self._ended[0] < _LEFT_ALONE_S:
             raise AccessDenied(self._ended[2])
         self._auth.http = _Endpoint(self._web, "renew the access token")
         try:
