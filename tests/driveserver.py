@@ -14,23 +14,23 @@ import base64
 import hashlib
 import json
 import re
-import secrets
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+from tests import drivequery
+from tests.googletokens import Refuse, Refused, TokenGiver
+from tests.s3server import Body, Truncate
 
 FOLDER = "application/vnd.google-apps.folder"
 SHORTCUT = "application/vnd.google-apps.shortcut"
 DOCUMENT = "application/vnd.google-apps.document"
-DRIVE = "https://www.googleapis.com/auth/drive"
-READONLY = f"{DRIVE}.readonly"
+_PERSON = {"user": {"displayName": "Test Person", "emailAddress": "person@example.org"}}
 _BEGINNING = datetime(2021, 2, 1, 12, tzinfo=UTC)
 
 
@@ -45,30 +45,6 @@ class Request:
     range: str = ""
     form: dict[str, str] = field(default_factory=dict, repr=False)
     authorization: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """Answers this error of the API instead."""
-
-    status: int
-    reason: str
-    domain: str = "global"
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Truncate:
-    """Announces the whole answer, sends only so many bytes of its body, and hangs up."""
-
-    sent_bytes: int
-
-
-@dataclass(frozen=True)
-class Body:
-    """Answers 200 with this body instead of the real one."""
-
-    content: bytes
 
 
 Fault = Refuse | Truncate | Body
@@ -93,19 +69,13 @@ class Stored:
     has_revision: bool = True
 
 
-class _Refused(Exception):
-    def __init__(self, refuse: Refuse) -> None:
-        self.refuse = refuse
-
-
-class DriveServer:
+class DriveServer(TokenGiver):
     """The Drive, served from a thread between `with` and its end."""
 
     def __init__(self, *, most_results: int = 1000, lifetime_s: float = 3600.0) -> None:
+        super().__init__(lifetime_s)
         self.most_results = most_results
         """The most items in a page."""
-        self.lifetime_s = lifetime_s
-        """How long a token lives."""
         self.items: dict[str, Stored] = {}
         self.hidden: set[str] = set()
         """Files, and folders with all below, that the account may not see."""
@@ -117,11 +87,6 @@ class DriveServer:
         """Bytes come from another address of this host."""
         self.requests: list[Request] = []
         self.faults: Callable[[Request], Fault | None] = lambda request: None
-        self.tokens: dict[str, tuple[float, str]] = {}
-        self.refresh_tokens: set[str] = set()
-        self.client_secret = "client-secret-" + secrets.token_hex(8)
-        self.codes: dict[str, str] = {}
-        self.service_keys: dict[str, Any] = {}
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -133,7 +98,7 @@ class DriveServer:
         self.root = self.add("root", FOLDER, [])
 
     @property
-    def url(self) -> str:
+    def url(self) -> str:  # type: ignore[override]
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
@@ -222,120 +187,30 @@ class DriveServer:
     def _named(self, folder: str, title: str) -> str | None:
         return next((each for each in self._children.get(folder, ()) if self.items[each].title == title), None)
 
-    # -- whom it lets in
-
-    def issue(self, scope: str = READONLY, lifetime_s: float | None = None) -> str:
-        """A token that is valid for a while."""
-        token = "ya29." + secrets.token_urlsafe(24)
-        self.tokens[token] = time.time() + (self.lifetime_s if lifetime_s is None else lifetime_s), scope
-        return token
-
-    def expire(self) -> None:
-        """No token that was issued is valid any more."""
-        self.tokens.clear()
-
-    def write_credentials(
-        self, file: Path, *, scope: str = DRIVE, valid_for_s: float = 3600.0, refresh: str | None = None
-    ) -> str:
-        """credentials.json as PyDrive2 saves it; gives its refresh token."""
-        refresh = "1//" + secrets.token_urlsafe(16) if refresh is None else refresh
-        if refresh:
-            self.refresh_tokens.add(refresh)
-        expiry = datetime.now(UTC) + timedelta(seconds=valid_for_s)
-        told = {
-            "access_token": self.issue(scope, valid_for_s),
-            "client_id": "tester.apps.googleusercontent.com",
-            "client_secret": self.client_secret,
-            "refresh_token": refresh or None,
-            "token_expiry": expiry.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "token_uri": f"{self.url}/token",
-            "user_agent": None,
-            "revoke_uri": f"{self.url}/revoke",
-            "id_token": None,
-            "id_token_jwt": None,
-            "token_response": None,
-            "scopes": [scope],
-            "token_info_uri": f"{self.url}/tokeninfo",
-            "invalid": False,
-            "_class": "OAuth2Credentials",
-            "_module": "oauth2client.client",
-        }
-        file.write_text(json.dumps(told))
-        file.chmod(0o600)
-        return refresh
-
-    def write_client_secrets(self, file: Path, **more: Any) -> None:
-        """client_secrets.json as Google's console gives it."""
-        client = {
-            "client_id": "tester.apps.googleusercontent.com",
-            "project_id": "tests",
-            "auth_uri": f"{self.url}/auth",
-            "token_uri": f"{self.url}/token",
-            "client_secret": self.client_secret,
-            "redirect_uris": ["http://localhost"],
-        }
-        file.write_text(json.dumps({"installed": {**client, **more}}))
-
-    def write_service_account(self, file: Path) -> None:
-        """The key of a service account that is let in."""
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import rsa
-
-        key = rsa.generate_private_key(65537, 2048)
-        email = f"robot{len(self.service_keys)}@tests.iam.gserviceaccount.com"
-        self.service_keys[email] = key.public_key()
-        pem = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        told = {"type": "service_account", "client_email": email, "private_key": pem.decode(), "private_key_id": "k1"}
-        file.write_text(json.dumps({**told, "client_id": "1", "token_uri": f"{self.url}/token"}))
-
-    def consent(self, url: str, *, grants: bool = True) -> str:
-        """What a person does at the address of the question; gives where the browser is sent."""
-        asked = dict(parse_qsl(urlsplit(url).query))
-        assert asked["scope"] == READONLY
-        assert asked["access_type"] == "offline"
-        assert re.match(r"http://(localhost|127\.0\.0\.1):\d+/", asked["redirect_uri"])
-        told = {"state": asked["state"]}
-        if grants:
-            code = "4/" + secrets.token_urlsafe(16)
-            self.codes[code] = asked["redirect_uri"]
-            told["code"] = code
-        else:
-            told["error"] = "access_denied"
-        return f"{asked['redirect_uri']}?{urlencode(told)}"
-
     # -- answers
 
     def answer(self, request: Request) -> dict[str, Any] | bytes:
-        """The answer as JSON, or a file. Raises _Refused."""
+        """The answer as JSON, or a file. Raises Refused."""
         if request.kind == "token":
-            return self._token(request.form)
+            return self.given(request.form)
         if request.method != "GET":
-            raise _Refused(Refuse(403, "insufficientPermissions"))
-        self._admit(request)
+            raise Refused(Refuse(403, "insufficientPermissions"))
+        self.admit(request.authorization)
         if request.kind == "about":
-            return _pick({"user": {"displayName": "Test Person", "emailAddress": "person@example.org"}}, request)
+            return drivequery.pick(_PERSON, request.query.get("fields", ""))
         if request.kind == "list":
             return self._list(request)
         item = self._visible(request.path.rpartition("/")[2], request.query.get("supportsAllDrives") == "true")
         if request.kind == "get":
-            return _pick(self._resource(item), request)
+            return drivequery.pick(self._resource(item), request.query.get("fields", ""))
         if item.data is None:
-            raise _Refused(Refuse(403, "fileNotDownloadable"))
+            raise Refused(Refuse(403, "fileNotDownloadable"))
         return item.data
-
-    def _admit(self, request: Request) -> None:
-        until, scope = self.tokens.get(request.authorization.removeprefix("Bearer "), (0.0, ""))
-        if until < time.time():
-            raise _Refused(Refuse(401, "authError"))
-        if scope not in (DRIVE, READONLY):
-            raise _Refused(Refuse(403, "insufficientPermissions"))
 
     def _visible(self, identity: str, all_drives: bool) -> Stored:
         item = self.items.get(identity)
         if item is None or self._is_hidden(item) or (item.drive and not all_drives):
-            raise _Refused(Refuse(404, "notFound"))
+            raise Refused(Refuse(404, "notFound"))
         return item
 
     def _is_hidden(self, item: Stored) -> bool:
@@ -350,10 +225,13 @@ class DriveServer:
         query = request.query
         all_drives = query.get("supportsAllDrives") == query.get("includeItemsFromAllDrives") == "true"
         if (query.get("corpora") == "drive") != ("driveId" in query) or ("driveId" in query and not all_drives):
-            raise _Refused(Refuse(400, "invalid"))
+            raise Refused(Refuse(400, "invalid"))
         if len(request.query.get("q", "")) > 10_000:
-            raise _Refused(Refuse(400, "invalid"))
-        matches, parents = _parse(query.get("q", ""))
+            raise Refused(Refuse(400, "invalid"))
+        try:
+            matches, parents = drivequery.parse(query.get("q", ""))
+        except drivequery.NotUnderstood as failure:
+            raise Refused(Refuse(400, "invalid")) from failure
         for parent in parents:
             self._visible(parent, all_drives)
         found = []
@@ -363,13 +241,13 @@ class DriveServer:
             facts = {"parents": above, "trashed": self._is_trashed(item), "title": item.title, "mimeType": item.mime}
             if not self._is_hidden(item) and matches(facts) and item.drive == query.get("driveId", item.drive):
                 found.append(item)
-        return self._paged(found, query, request)
+        return self._paged(found, query)
 
-    def _paged(self, found: list[Stored], query: dict[str, str], request: Request) -> dict[str, Any]:
+    def _paged(self, found: list[Stored], query: dict[str, str]) -> dict[str, Any]:
         count = min(int(query.get("maxResults", "100")), self.most_results, 1000)
         token = query.get("pageToken", "")
         if token and not re.fullmatch(r"~!!~\d+", token):
-            raise _Refused(Refuse(400, "invalid"))
+            raise Refused(Refuse(400, "invalid"))
         start = int(token.removeprefix("~!!~") or "0")
         if self.empty_pages and not token:
             count = 0
@@ -377,7 +255,7 @@ class DriveServer:
         told["items"] = [self._resource(item) for item in found[start : start + count]]
         if start + count < len(found) or (self.empty_pages and not token):
             told["nextPageToken"] = f"~!!~{start + count}"
-        return _pick(told, request)
+        return drivequery.pick(told, query.get("fields", ""))
 
     def _resource(self, item: Stored) -> dict[str, Any]:
         told: dict[str, Any] = {
@@ -406,40 +284,6 @@ class DriveServer:
             mime = self.items[item.target].mime if item.target in self.items else "video/mp4"
             told["shortcutDetails"] = {"targetId": item.target, "targetMimeType": mime}
         return told
-
-    def _token(self, form: dict[str, str]) -> dict[str, Any]:
-        kind = form.get("grant_type", "")
-        if kind == "urn:ietf:params:oauth:grant-type:jwt-bearer" or "assertion" in form:
-            scope = self._asserted(form["assertion"])
-            return {"access_token": self.issue(scope), "expires_in": int(self.lifetime_s), "token_type": "Bearer"}
-        if form.get("client_secret") != self.client_secret:
-            raise _Refused(Refuse(401, "invalid_client", "token"))
-        told: dict[str, Any] = {"expires_in": int(self.lifetime_s), "token_type": "Bearer", "scope": READONLY}
-        if kind == "refresh_token" and form.get("refresh_token") in self.refresh_tokens:
-            return {**told, "access_token": self.issue()}
-        if kind == "authorization_code" and self.codes.pop(form["code"], "") == form.get("redirect_uri"):
-            refresh = "1//" + secrets.token_urlsafe(16)
-            self.refresh_tokens.add(refresh)
-            return {**told, "access_token": self.issue(), "refresh_token": refresh}
-        raise _Refused(Refuse(400, "invalid_grant", "token"))
-
-    def _asserted(self, assertion: str) -> str:
-        """The scope that a service account asks for, its signature checked."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-        from cryptography.hazmat.primitives.hashes import SHA256
-
-        head, body, signature = assertion.split(".")
-        claims = json.loads(_unbase64(body))
-        key = self.service_keys.get(claims["iss"])
-        try:
-            assert json.loads(_unbase64(head))["alg"] == "RS256"
-            assert claims["aud"] == f"{self.url}/token"
-            assert time.time() - 60 < claims["iat"] <= time.time() < claims["exp"] <= claims["iat"] + 3600
-            key.verify(_unbase64(signature), f"{head}.{body}".encode(), PKCS1v15(), SHA256())
-        except (AssertionError, AttributeError, InvalidSignature) as failure:
-            raise _Refused(Refuse(400, "invalid_grant", "token")) from failure
-        return str(claims["scope"])
 
 
 class _Http(ThreadingHTTPServer):
@@ -471,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = store.faults(request)
         try:
             if isinstance(fault, Refuse):
-                raise _Refused(fault)
+                raise Refused(fault)
             if isinstance(fault, Body):
                 self._send(200, {}, fault.content, None)
                 return
@@ -480,7 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             with store._lock:
                 answer = store.answer(request)
-        except _Refused as refused:
+        except Refused as refused:
             self._refuse(refused.refuse)
             return
         if isinstance(answer, bytes):
@@ -546,94 +390,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _rfc3339(when: datetime) -> str:
     return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03}Z"
-
-
-def _unbase64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-# -- the languages of queries and of fields
-
-
-def _parse(text: str) -> tuple[Callable[[dict[str, Any]], bool], list[str]]:
-    """What a query matches, and the folders that it names. Raises _Refused for one that Drive would not understand."""
-    tokens = re.findall(r"'(?:[^'\\]|\\.)*'|[()=]|[A-Za-z]+|\S", text)
-    parents: list[str] = []
-
-    def take(*wanted: str) -> str:
-        if not tokens or (wanted and tokens[0] not in wanted):
-            raise _Refused(Refuse(400, "invalid"))
-        return tokens.pop(0)
-
-    def any_of() -> Callable[[dict[str, Any]], bool]:
-        terms = [all_of()]
-        while tokens and tokens[0] == "or":
-            take("or")
-            terms.append(all_of())
-        return lambda facts: any(term(facts) for term in terms)
-
-    def all_of() -> Callable[[dict[str, Any]], bool]:
-        terms = [one()]
-        while tokens and tokens[0] == "and":
-            take("and")
-            terms.append(one())
-        return lambda facts: all(term(facts) for term in terms)
-
-    def one() -> Callable[[dict[str, Any]], bool]:
-        token = take()
-        if token == "(":
-            inner = any_of()
-            take(")")
-            return inner
-        if token.startswith("'"):
-            take("in"), take("parents")
-            parents.append(token.strip("'"))
-            return lambda facts: token.strip("'") in facts["parents"]
-        if token not in ("trashed", "title", "mimeType"):
-            raise _Refused(Refuse(400, "invalid"))
-        take("=")
-        value: Any = take()
-        value = {"true": True, "false": False}[value] if token == "trashed" else re.sub(r"\\(.)", r"\1", value[1:-1])
-        return lambda facts: facts[token] == value
-
-    matches = any_of()
-    if tokens or not parents:  # all of a Drive is never asked for here
-        raise _Refused(Refuse(400, "invalid"))
-    return matches, parents
-
-
-def _pick(told: dict[str, Any], request: Request) -> dict[str, Any]:
-    """What of a resource was asked for with `fields`."""
-    tokens = re.findall(r"\w+|[(),]", request.query.get("fields", ""))
-    return _picked(told, iter([*tokens, ")"])) if tokens else told
-
-
-def _picked(told: Any, tokens: Iterator[str]) -> Any:
-    wanted: dict[str, Any] = {}
-    name = ""
-    rest = list[str]()
-    for token in tokens:
-        if token == "(":
-            depth, rest = 1, []
-            for each in tokens:
-                depth += {"(": 1, ")": -1}.get(each, 0)
-                if depth == 0:
-                    break
-                rest.append(each)
-            wanted[name] = [*rest, ")"]
-        elif token == ")":
-            break
-        elif token != ",":
-            name = token
-            wanted[name] = None
-    if isinstance(told, list):
-        return [_only(each, wanted) for each in told]
-    return _only(told, wanted)
-
-
-def _only(told: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _picked(told[name], iter(inner)) if inner else told[name]
-        for name, inner in wanted.items()
-        if name in told
-    }

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.driveserver import READONLY, DriveServer, Refuse
+from tests.driveserver import DriveServer
+from tests.googletokens import READONLY, Refuse
 from tests.mounting import EGOFS, egofs
 from vfs.sources import gdrive
 

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.driveserver import DOCUMENT, READONLY, Body, DriveServer, Refuse, Truncate
+from tests.driveserver import DOCUMENT, DriveServer
+from tests.googletokens import READONLY, Refuse
+from tests.s3server import Body, Truncate
 from vfs import driveauth, driveids, drivenames, drivewalk
 from vfs.errors import (
     AccessDenied,
@@ -430,6 +432,16 @@ def test_reading_needs_no_listing_even_of_a_source_that_was_opened_since(server:
     assert b"".join(source.read(obj, start, 2) for start in range(0, 10, 2)) == b"0123456789"
     assert server.count("list") == asked
     assert server.count("get") == 1  # of five ranges
+
+
+def test_one_asks_for_the_version_for_all_who_read(server: DriveServer, opened: Open) -> None:
+    data = os.urandom(64_000)
+    server.file("x.mp4", data)
+    source = opened()
+    obj = source.stat("x.mp4")
+    with ThreadPoolExecutor(16) as threads:
+        assert b"".join(threads.map(lambda n: source.read(obj, n * 1000, 1000), range(64))) == data
+    assert server.count("get") == 1
 
 
 def test_another_file_of_the_same_size_is_noticed_when_the_version_is_asked_for_again(

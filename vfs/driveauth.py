@@ -56,9 +56,10 @@ _Facts = tuple[int, int, int]
 
 def home() -> Path:
     """Where the files are that nobody named: here, if one of them is, as PyDrive2 has it; else in ~/.config."""
-    here = Path.cwd()
-    if any((here / name).is_file() for name in (CREDENTIALS, SETTINGS, CLIENT_SECRETS)):
-        return here
+    with contextlib.suppress(FileNotFoundError):  # a folder that was deleted
+        here = Path.cwd()
+        if any((here / name).is_file() for name in (CREDENTIALS, SETTINGS, CLIENT_SECRETS)):
+            return here
     return Path(os.path.expanduser("~/.config/egofs/gdrive"))
 
 

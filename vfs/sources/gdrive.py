@@ -8,8 +8,8 @@ own documents, which have no bytes. What one folder needs is one query; walks ar
 A version is the file's id and its md5, so that reading needs no listing. What comes of a file says nothing of the
 version that it is of, only how large the whole is. So a file is asked for its md5 after the first bytes that came of
 it, and again after bytes that come more than half a minute later. What is guaranteed: no bytes of a file of another
-size, none of a file that had been replaced when the reader began, and none of one that was replaced more than
-CHECKED_FOR_S before. In between, bytes of another file of exactly the same size are possible.
+size, and none of one that had been replaced for CHECKED_FOR_S when they were asked for. For so long, bytes of another
+file of exactly the same size can be taken for those of the one before.
 
 It does not retry. Any thread may enter; `_lock` is over what paths are known, and nothing is asked under it.
 """
@@ -29,6 +29,7 @@ from vfs import driveauth, driveids, drivenames
 from vfs.drive import FOLDER, ID, ROOT_URL, SHORTCUT, Drive, Item
 from vfs.drivewalk import Walks
 from vfs.errors import AccessDenied, Changed, NotFound, OptionError
+from vfs.flight import Flights
 from vfs.options import option, option_group
 from vfs.sources import Listed, ObjectInfo
 
@@ -117,6 +118,7 @@ class DriveSource:
         self._given: dict[str, tuple[str, ...]] = {"": (root,)} if root else {}
         self._paths: dict[str, tuple[str, ...]] = {}
         self._checked: dict[str, float] = {}
+        self._checks: Flights[str, None] = Flights()
         self._told: set[str] = set()
         # Folders that are known to have these folders in them, and no more.
         self._known: dict[str, Mapping[str, str]] = {}
@@ -152,7 +154,7 @@ class DriveSource:
             return self.read(replace(self.stat(obj.key), size_bytes=obj.size_bytes), start, length)
         try:
             data = self._drive.read(what, identity, obj.size_bytes, start, length)
-            if self._checked.get(obj.version, -CHECKED_FOR_S) <= time.monotonic() - CHECKED_FOR_S:
+            if not self._is_checked(obj):
                 self._check(what, identity, obj)
         except NotFound as failure:
             self._require_access(what)
@@ -168,8 +170,25 @@ class DriveSource:
 
     # -- reading
 
+    def _is_checked(self, obj: ObjectInfo) -> bool:
+        """Whether Drive has said of late that this is the version there is."""
+        return self._checked.get(obj.version, -CHECKED_FOR_S) > time.monotonic() - CHECKED_FOR_S
+
     def _check(self, what: str, identity: str, obj: ObjectInfo) -> None:
-        """Raises where the file is another by now than the one that was opened."""
+        """Raises where the file is another by now than the one that was opened; one asks for all who read it."""
+        flight, mine = self._checks.join(obj.version)
+        if not mine:
+            self._checks.wait(flight, what)
+            return
+        try:
+            if not self._is_checked(obj):
+                self._ask_version(what, identity, obj)
+        except BaseException as failure:
+            self._checks.crash(obj.version, failure)
+            raise
+        self._checks.land(obj.version, None)
+
+    def _ask_version(self, what: str, identity: str, obj: ObjectInfo) -> None:
         item = self._drive.item(identity)
         if item.is_trashed:
             raise NotFound(f"{what}: it is in the trash")
