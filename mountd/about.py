@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from vfs.errors import AccessDenied, NotFound
+from vfs.errors import AccessDenied, NotFound, OverQuota
 from vfs.node import Attributes, Child, Directory, File, Node
 
 NAME = ".egofs"
@@ -55,7 +55,7 @@ class Refusals(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is no refusal, or one that was not heard lately."""
         failure = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        if not isinstance(failure, AccessDenied):
+        if not isinstance(failure, AccessDenied | OverQuota):
             return True
         now = self._clock()
         why = str(failure).partition(": ")[2] or str(failure)  # what was asked for stands in front

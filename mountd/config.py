@@ -10,13 +10,13 @@ import os
 import re
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vfs import datasets, sources
 from vfs.errors import OptionError
-from vfs.options import Option, described, option, option_group
+from vfs.options import Option, as_dict, described, option, option_group
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -203,9 +203,12 @@ def _resolve(source: str, given: Mapping[str, Any]) -> Config:
         source_options=of_source,
         dataset_options=dataset.Options(**_those_of(dataset.Options, given)),
     )
-    if url is not None:
-        config.source_module(url)
-    return config
+    if url is None:
+        return config
+    _, settled = config.source_module(url)
+    # Paths as they are in this working directory, those that are defaults too: the daemon's directory is another.
+    kept = {key: value for key, value in as_dict(settled).items() if key in of_source or isinstance(value, Path)}
+    return replace(config, source_options=kept)
 
 
 def _meant(source: str, mount: MountOptions) -> tuple[str | None, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.driveserver import DriveServer
 from tests.s3server import S3Server
 from vfs.errors import Changed, EgofsError, NotFound, OptionError
 from vfs.options import described
@@ -150,11 +151,24 @@ def s3_of_moto(tmp_path: Path) -> Iterator[Store]:
     client.close()
 
 
+@contextmanager
+def gdrive(tmp_path: Path) -> Iterator[Store]:
+    with DriveServer(most_results=300) as server:
+        server.write_credentials(tmp_path / "credentials.json")
+        source = open_source(
+            f"gdrive://{server.root}", endpoint_url=server.endpoint_url, credentials=tmp_path / "credentials.json"
+        )
+        yield Store(source, server.put, lambda key: server.remove(server.find(key)))
+        source.close()
+        assert {request.method for request in server.requests} <= {"GET"}
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
     "local": local,
     "s3": s3,
     "s3_of_buckets": s3_of_buckets,
     "s3_of_moto": s3_of_moto,
+    "gdrive": gdrive,
 }
 
 
@@ -316,7 +330,7 @@ def test_errors_are_ours_and_name_the_object(store: Store) -> None:
         store.source.stat("missing/thing")
 
 
-@pytest.mark.parametrize("name", ["local", "s3"])
+@pytest.mark.parametrize("name", ["local", "s3", "gdrive"])
 def test_a_store_describes_its_options_and_refuses_others(name: str) -> None:
     module = module_for("." if name == "local" else f"{name}://x")
     assert name in names()

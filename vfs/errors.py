@@ -7,6 +7,7 @@
     ├── Changed                ESTALE     the object is no longer the version that was opened
     ├── Timeout                ETIMEDOUT  retried
     ├── Throttled              EAGAIN     retried
+    ├── OverQuota              EDQUOT     the store will give it again, after hours: not retried
     ├── Unavailable            EIO        server error, lost connection: retried
     ├── CorruptData            EIO        short, long, wrong or garbled bytes: retried
     ├── SourceError            EIO        any other answer of a store: not retried
@@ -59,6 +60,10 @@ class Throttled(EgofsError):
     retryable = True
 
 
+class OverQuota(EgofsError):
+    """The store gives so much and no more until hours have passed; whoever asks is admitted."""
+
+
 class Unavailable(EgofsError):
     """The store failed or the connection was lost."""
 
@@ -98,6 +103,7 @@ _ERRNO: tuple[tuple[type[BaseException], int], ...] = (
     (Changed, errno.ESTALE),
     (Timeout, errno.ETIMEDOUT),
     (Throttled, errno.EAGAIN),
+    (OverQuota, errno.EDQUOT),
     (Unavailable, errno.EIO),
     (CorruptData, errno.EIO),
     (SourceError, errno.EIO),
