@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simplejpeg
 from PIL import Image
 
 from tests import mounting
@@ -17,10 +16,11 @@ from tests.clips import make_clip
 from tests.datasets import parts
 from tests.memorysource import MemorySource
 from tests.mounting import Mount, mounted
+from tests.nodes import Nodes
 from vfs.datasets import Part
 from vfs.errors import NotFound, UndecodableVideo
 from vfs.mounted import MountedDataset
-from vfs.node import Directory, File, Node
+from vfs.node import Directory
 from vfs.video import stamp
 
 FRAMES = 60
@@ -41,42 +41,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Through the tree's nodes
 
 
-class Tree:
+class Tree(Nodes):
     """The dataset over a source in memory: no kernel between."""
 
     def __init__(self, objects: dict[str, bytes], age_s: float = 1000.0) -> None:
         self.source = MemorySource(objects)
-        self.mounted = MountedDataset(
-            parts.Parts(self.source), self.source, None, None, space="s", listing_age_s=age_s, show_frames=True
+        super().__init__(
+            MountedDataset(
+                parts.Parts(self.source), self.source, None, None, space="s", listing_age_s=age_s, show_frames=True
+            )
         )
-
-    def __truediv__(self, path: str) -> Node:
-        node: Node = self.mounted.root
-        for name in path.split("/"):
-            assert isinstance(node, Directory)
-            node = (node.at_hand() or node).lookup(name)
-        return node
-
-    def listed(self, path: str) -> list[str]:
-        folder = self / path
-        assert isinstance(folder, Directory)
-        return [os.fsdecode(child[0]) for child in folder.children()]
-
-    def read(self, path: str) -> bytes:
-        file = self / path
-        assert isinstance(file, File)
-        reader = file.open()
-        try:
-            return bytes(reader.read(0, file.attributes.size_bytes))
-        finally:
-            reader.close()
-
-    def number(self, path: str) -> int:
-        return stamp.read(simplejpeg.decode_jpeg(self.read(path)))
-
-    @property
-    def made(self) -> int:
-        return self.mounted.shelf.frames_made
 
 
 @pytest.fixture

@@ -106,8 +106,9 @@ class AvaKinetics(ClipDataset):
 
         def is_wanted(names: "Array") -> "Array":
             # A clip of Kinetics only where something of its video is annotated: they are six hundred thousand.
-            is_named: Array = places(ids, names.astype(f"S{_ID_BYTES}")) >= 0
-            return is_named | (names == names.astype(f"S{_AVA_BYTES}"))
+            is_cut: Array = names == names.astype(f"S{_AVA_BYTES}")
+            is_cut[places(ids, names.astype(f"S{_ID_BYTES}")) >= 0] = True
+            return is_cut
 
         folders = [listed.name for listed in top if listed.kind == "dir"]
         store = Store(self.source, self._options.folders, self.shape, folders, is_wanted)

@@ -55,7 +55,8 @@ FOLDERS = "patterns of the source's folders to look for clips in, such as k400/v
 
 def _release_named(text: str) -> str:
     """`k400`, `kinetics-700-2020` as a release is called here."""
-    return text.strip().lower().removeprefix("kinetics").lstrip("-_k").replace("-", "_")
+    name = text.strip().lower().removeprefix("kinetics").lstrip("-_k").replace("-", "_")
+    return name if name in RELEASES else text
 
 
 @option_group
