@@ -220,9 +220,9 @@ class _Views:
         mounted, path = self._mounted, self._path
         through = {path: mounted.catalog.folder(path)}
         for videos in _of_one_beginning(mounted.catalog.videos(path)):
-            stems = Counter(_stem(entry) for entry in videos)
+            stems = Counter(map(_stem, videos))
             for entry in videos:
-                if self._leads_to_file(path, entry, through):
+                if entry.object is not None or self._leads_to_file(path, entry, through):
                     yield _stem(entry) if stems[_stem(entry)] == 1 else entry.name
         if mounted.dataset.has_parts(path):
             for view in mounted.dataset.parts(path):

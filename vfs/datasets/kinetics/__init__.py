@@ -21,6 +21,7 @@ CVDF's store itself.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,13 +119,16 @@ class Kinetics(ClipDataset):
 
         labels = Labels()
         tables = list(self._tables(found, labels))
-        named = union((table.stems.array() for table in tables), STEM_BYTES)
+        named = union((table.clips for table in tables), STEM_BYTES)
+        tables = [replace(table, clips=places(named, table.clips)) for table in tables]
         wanted = (lambda names: places(named, names) >= 0) if self._wanted else None
         folders = [listed.name for listed in top if listed.kind == "dir"]
         store = Store(self.source, self._options.folders, self.shape, folders, wanted)
         there = yield from self._videos(named, store)
+        at = places(there, named)
+        tables = [replace(table, clips=at[table.clips]) for table in tables]
         yield from self._links(tables, labels.names, there)
-        self._keep_missing([named[places(there, named) < 0]], store)
+        self._keep_missing([named[at < 0]], store)
 
     def _tables(self, found: list[Found], labels: Labels) -> Iterator[Table]:
         for each in found:
@@ -136,12 +140,11 @@ class Kinetics(ClipDataset):
 
     @staticmethod
     def _links(tables: list[Table], labels: list[str], there: "Array") -> Iterator[tuple[str, Entry | Packed]]:
-        from vfs.datasets.kinetics.stems import groups, joined, places
-
-        at = {id(table): places(there, table.stems.array()) for table in tables}
+        """Of tables whose clips are places among those there, -1 where they are not."""
+        from vfs.datasets.kinetics.stems import groups, joined
 
         def links(some: list[Table], above: str) -> Iterator[tuple[str, Packed]]:
-            clips = joined([at[id(table)] for table in some])
+            clips = joined([table.clips for table in some])
             for by, names, numbers in (
                 (_BY_LABEL, labels, joined([table.labels for table in some])),
                 (_BY_SPLIT, SPLITS, joined([table.splits for table in some])),

@@ -42,30 +42,49 @@ class StemSet:
 
     def new_of(self, names: Array) -> Array:
         """Which of these are not in it, nor stand before in the same array; adds them."""
-        distinct, first = np.unique(names, return_index=True)
-        new = np.ones(len(distinct), dtype=bool)
+        order = np.argsort(names, kind="stable")
+        in_order = names[order]
+        new = _firsts(in_order)
         for run in self._runs:
-            new &= places(run, distinct) < 0
-        mask = np.zeros(len(names), dtype=bool)
-        mask[first[new]] = True
+            new &= places(run, in_order) < 0
         if new.any():
-            self._runs.append(distinct[new])
+            self._runs.append(in_order[new])
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             last = self._runs.pop()
-            self._runs[-1] = np.sort(np.concatenate((self._runs[-1], last)))
+            self._runs[-1] = _merged(self._runs[-1], last)
+        mask = np.zeros(len(names), dtype=bool)
+        mask[order[new]] = True
         return mask
 
     def array(self) -> Array:
         """All of them, sorted."""
-        if len(self._runs) > 1:
-            self._runs = [np.sort(np.concatenate(self._runs))]
+        while len(self._runs) > 1:
+            last = self._runs.pop()
+            self._runs[-1] = _merged(self._runs[-1], last)
         return self._runs[0] if self._runs else self._empty
 
 
 def union(arrays: Iterable[Array], width: int) -> Array:
     """The distinct names of several arrays, sorted."""
-    parts = [np.empty(0, dtype=f"S{width}"), *arrays]
-    return np.unique(np.concatenate(parts))
+    found: Array = np.empty(0, dtype=f"S{width}")
+    for names in arrays:
+        both = _merged(found, np.sort(names, kind="stable"))
+        found = both[_firsts(both)]
+    return found
+
+
+def _merged(one: Array, other: Array) -> Array:
+    """Two sorted arrays as one: what is called stable is a merge of runs."""
+    both = np.concatenate((one, other))
+    both.sort(kind="stable")
+    return both
+
+
+def _firsts(names: Array) -> Array:
+    """Of a sorted array, which are not what stands before them."""
+    first = np.ones(len(names), dtype=bool)
+    first[1:] = names[1:] != names[:-1]
+    return first
 
 
 def places(among: Array, names: Array) -> Array:
@@ -85,7 +104,8 @@ def joined(arrays: "Sequence[Array | array[int]]") -> Array:
 def groups(numbers: Array, at: Array) -> Iterator[tuple[int, Array]]:
     """For each number that is not 0, the places that it stands beside, rising, each once; none of those below 0."""
     both = numbers.astype(np.int64) << 32 | at.astype(np.int64)
-    both = np.unique(both[(at >= 0) & (numbers > 0)])
+    both = np.sort(both[(at >= 0) & (numbers > 0)])
+    both = both[_firsts(both)]
     if not len(both):
         return
     of, place = both >> 32, (both & 0xFFFFFFFF).astype(np.int32)
