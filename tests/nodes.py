@@ -5,7 +5,7 @@ import os
 import simplejpeg
 
 from vfs.mounted import MountedDataset
-from vfs.node import Directory, File, Link, Node
+from vfs.node import Directory, File, Link, Node, NotAtHand
 from vfs.video import stamp
 
 
@@ -19,7 +19,10 @@ class Nodes:
         node: Node = self.mounted.root
         for name in path.split("/"):
             assert isinstance(node, Directory)
-            node = (node.at_hand() or node).lookup(name)
+            try:
+                node = (node.at_hand() or node).lookup(name)
+            except NotAtHand:
+                node = node.lookup(name)
         return node
 
     def listed(self, path: str) -> list[str]:

@@ -23,11 +23,11 @@ HEADER = b"label,youtube_id,time_start,time_end,split\n"
 
 
 class Tree(Nodes):
-    """Kinetics over objects in memory."""
+    """Kinetics, or another dataset of clips, over objects in memory."""
 
-    def __init__(self, objects: dict[str, bytes], state: Path, **options: Any) -> None:
+    def __init__(self, objects: dict[str, bytes], state: Path, module: Any = kinetics, **options: Any) -> None:
         self.source = MemorySource(objects)
-        self.dataset = kinetics.open_dataset(self.source, kinetics.Options(**options), state)
+        self.dataset = module.open_dataset(self.source, module.Options(**options), state)
         self.dataset.check()
         super().__init__(MountedDataset(self.dataset, self.dataset.source, None, None, space="s", listing_age_s=1000.0))
 

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from itertools import islice
-from pathlib import PurePosixPath
+from operator import attrgetter
+from posixpath import splitext
 
 from vfs.datasets.kinetics.names import STEM_BYTES, SUFFIX, Shape
 from vfs.datasets.kinetics.stems import Array, Stems, StemSet
@@ -129,15 +130,16 @@ class Store:
     def _of(self, folder: str, batch: list[Listed]) -> Iterator[tuple[str, ObjectInfo]]:
         """The clips among names of a folder that were not there before."""
         named: dict[str, list[Listed]] = {}
-        for listed in sorted(batch, key=lambda each: each.name):
+        for listed in sorted(batch, key=attrgetter("name")):
             if listed.kind == "dir" or listed.name.startswith("."):
                 continue
-            name = PurePosixPath(listed.name)
-            stem = self._shape(name.stem) if name.suffix.lower() == SUFFIX else None
-            if stem is not None:
+            name, suffix = splitext(listed.name)
+            if suffix.lower() != SUFFIX:
+                continue
+            if stem := self._shape(name):
                 named.setdefault(stem, []).append(listed)
-            elif name.suffix.lower() == SUFFIX:
-                self._others, self._other = self._others + 1, self._other or f"{folder}/{name}".lstrip("/")
+            else:
+                self._others, self._other = self._others + 1, self._other or f"{folder}/{listed.name}".lstrip("/")
         clips = [(stem, obj) for stem, files in named.items() for obj in self._objects(folder, files)]
         self._empty.extend([stem.encode() for stem, obj in clips if not obj.size_bytes])
         clips = [(stem, obj) for stem, obj in clips if obj.size_bytes]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vfs.datasets.kinetics.lines import first_row, rows
-from vfs.datasets.kinetics.names import ID, STEM_BYTES, kinetics_stem, whole_seconds
+from vfs.datasets.kinetics.names import ID, STEM_BYTES, whole_seconds
 from vfs.sources import ObjectInfo, Source
 
 if TYPE_CHECKING:
@@ -54,31 +54,56 @@ _NEEDED = {"id", "start", "end"}
 _MOST_ROWS = 4 << 20
 """Of a file: seven times the longest list."""
 _MOST_LABELS = 65_535
+# Of fields whose meaning is remembered.
+_MOST_REMEMBERED, _MOST_CHARACTERS = 10_000, 40
+_NO_COLUMN = 1 << 30
 _BATCH_ROWS = 1 << 14
 _NAME_LIMIT_BYTES = 255  # NAME_MAX of Linux
 
 
-class Labels:
-    """Labels by number, from 1, over all tables; 0 is none. A label is the name of a folder."""
+class _Seconds(dict[str, str | None]):
+    """Times as six digits by how they are written, None for what is no time; a few thousand are remembered."""
+
+    def __missing__(self, text: str) -> str | None:
+        seconds = whole_seconds(text)
+        digits = None if seconds is None else f"{seconds:06d}"
+        if len(self) < _MOST_REMEMBERED and len(text) < _MOST_CHARACTERS:
+            self[text] = digits
+        return digits
+
+
+class _Splits(dict[str, int]):
+    """Numbers of splits by how they are written; 0 for what is none."""
+
+    def __missing__(self, text: str) -> int:
+        split = text.strip().lower()
+        split = _SPELT.get(split, split)
+        number = SPLITS.index(split) if split in SPLITS else 0
+        if len(self) < _MOST_REMEMBERED and len(text) < _MOST_CHARACTERS:
+            self[text] = number
+        return number
+
+
+class Labels(dict[str, int]):
+    """Labels by how they are written as numbers from 1, over all tables; 0 is none: what can be no folder's name, or
+    comes after more than can be labels. `names` are those of their folders."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.names = [""]
         self._numbers: dict[str, int] = {"": 0}
 
-    def number(self, text: str) -> int:
-        """A label's number; 0 where it can be no folder's name, or there are too many to be labels."""
-        number = self._numbers.get(text)
+    def __missing__(self, text: str) -> int:
+        name = folder_name(text)
+        number = self._numbers.get(name)
         if number is None:
-            name = folder_name(text)
-            number = self._numbers.get(name)
-            if number is None:
-                number = len(self.names)
-                if number > _MOST_LABELS:
-                    return 0
-                self.names.append(name)
-                self._numbers[name] = number
-            if len(self._numbers) <= 2 * _MOST_LABELS:
-                self._numbers[text] = number
+            number = len(self.names)
+            if number > _MOST_LABELS:
+                return 0
+            self.names.append(name)
+            self._numbers[name] = number
+        if len(self) < _MOST_LABELS and len(text) <= _NAME_LIMIT_BYTES:
+            self[text] = number
         return number
 
 
@@ -130,21 +155,26 @@ def read_table(source: Source, obj: ObjectInfo, place: str, release: str, labels
     columns = columns_in(next(lines, ([], b""))[0])
     if not columns:
         return None
-    split = split_in(place)
-    stems, of_labels, of_splits = Stems(STEM_BYTES), array("H"), array("B")
+    youtube_id, start, end = columns["id"], columns["start"], columns["end"]
+    label, split = columns.get("label", _NO_COLUMN), columns.get("split", _NO_COLUMN)
+    stems, of_labels, of_splits, default = Stems(STEM_BYTES), array("H"), array("B"), split_in(place)
+    seconds, numbers = _Seconds(), _Splits()
     wrong, example, count = 0, b"", 0
     batch: list[bytes] = []
     for count, (fields, line) in enumerate(lines, 1):
         if count > _MOST_ROWS:
             _log.warning("%s: only its first %d rows are read", place, _MOST_ROWS)
             break
-        stem = _stem(columns, fields)
+        width = len(fields)
+        stem = None
+        if youtube_id < width and start < width and end < width:
+            stem = _stem(fields[youtube_id].strip(), seconds[fields[start]], seconds[fields[end]])
         if stem is None:
             wrong, example = wrong + 1, example or line
             continue
         batch.append(stem)
-        of_labels.append(labels.number(_field(columns, fields, "label")))
-        of_splits.append(_split_number(_field(columns, fields, "split")) or split)
+        of_labels.append(labels[fields[label]] if label < width else 0)
+        of_splits.append((numbers[fields[split]] if split < width else 0) or default)
         if len(batch) == _BATCH_ROWS:
             stems.extend(batch)
             batch.clear()
@@ -159,33 +189,17 @@ def tell_wrong(place: str, wrong: int, count: int, example: bytes) -> None:
         _log.warning("%s: %d of %d rows make no sense and are left out, such as %.80r", place, wrong, count, example)
 
 
-def _stem(columns: dict[str, int], fields: list[str]) -> bytes | None:
-    """The clip that a row names, None for one that makes no sense."""
-    try:
-        youtube_id = fields[columns["id"]].strip()
-        start_s, end_s = whole_seconds(fields[columns["start"]]), whole_seconds(fields[columns["end"]])
-    except IndexError:
+def _stem(youtube_id: str, start: str | None, end: str | None) -> bytes | None:
+    """The clip that a row names, with its times in six digits; None for one that makes no sense."""
+    if start is None or end is None or start >= end or not _IS_ID(youtube_id):
         return None
-    if start_s is None or end_s is None or start_s >= end_s or not _IS_ID(youtube_id):
-        return None
-    return kinetics_stem(youtube_id, start_s, end_s).encode()
-
-
-def _field(columns: dict[str, int], fields: list[str], column: str) -> str:
-    place = columns.get(column, len(fields))
-    return fields[place].strip() if place < len(fields) else ""
-
-
-def _split_number(text: str) -> int:
-    split = text.lower()
-    split = _SPELT.get(split, split)
-    return SPLITS.index(split) if split in SPLITS else 0
+    return f"{youtube_id}_{start}_{end}".encode()
 
 
 def split_in(place: str) -> int:
     """The number of the split that a file's name tells, 0 if none."""
     found = _SPLIT.findall(place.rpartition("/")[2].lower())
-    return _split_number(found[-1]) if found else 0
+    return _Splits()[found[-1]] if found else 0
 
 
 def of_releases(tables: Iterable[Table]) -> Iterator[tuple[str, list[Table]]]:
