@@ -45,7 +45,7 @@ def _lines(source: Source, obj: ObjectInfo) -> Iterator[bytes | None]:
     size = min(obj.size_bytes, _MOST_BYTES)
     rest, passing = b"", False
     for start in range(0, size, _PIECE_BYTES):
-        piece = source.read(obj, start, min(_PIECE_BYTES, size - start))
+        piece = bytes(source.read(obj, start, min(_PIECE_BYTES, size - start)))  # some give other buffers
         *whole, rest = (rest + piece.removeprefix(b"\xef\xbb\xbf" if start == 0 else b"")).split(b"\n")
         for line in whole:
             if not passing:
