@@ -38,7 +38,7 @@ class Videos(MemorySource):
 class FakeCut:
     """What cuts: see the module's docstring."""
 
-    made: "ClassVar[list[FakeCut]]" = []
+    made: ClassVar[list["FakeCut"]] = []
 
     def __init__(self, source: Source, state: Path) -> None:
         self.url, self.remote = source.url, source.remote
