@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests import mounting
@@ -156,6 +158,17 @@ def test_what_is_behind_a_link_is_asked_again_when_the_listing_of_its_goal_is_re
 def test_a_part_without_its_video_is_not_there(tree: Tree, view: str) -> None:
     with pytest.raises(NotFound):
         _ = tree / f"clips/frames/{view}"
+
+
+@given(st.sets(st.from_regex(r"[ab]{1,2}(\.[abm]{1,2}){0,2}\.(mp4|mov|MOV|webm)", fullmatch=True), max_size=30))
+def test_videos_are_called_by_their_stems_where_these_stand_for_one(names: set[str]) -> None:
+    tree = Tree(dict.fromkeys(names, b""))
+    try:
+        stems = [name.rpartition(".")[0] for name in sorted(names)]
+        expected = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, sorted(names), strict=True)]
+        assert (tree.listed("frames") if names else []) == expected
+    finally:
+        tree.mounted.close()
 
 
 # Through the kernel

@@ -37,7 +37,7 @@ from vfs.datasets.kinetics.names import ID, STEM_BYTES, ava_shape, ava_stem, kin
 from vfs.datasets.kinetics.tables import SPLITS, columns_in, split_in, tell_wrong
 from vfs.errors import OptionError
 from vfs.options import option, option_group
-from vfs.sources import Listed, ObjectInfo, Source
+from vfs.sources import ObjectInfo, Source
 
 if TYPE_CHECKING:
     from vfs.datasets.kinetics.stems import Array, Stems
@@ -96,9 +96,8 @@ class AvaKinetics(ClipDataset):
     shape = staticmethod(_shape)
     by = (_BY_TIMESTAMP, _BY_SPLIT)
 
-    def _rest(self, found: list[Found], top: list[Listed]) -> Iterator[tuple[str, Entry | Packed]]:
+    def _rest(self, found: list[Found]) -> Iterator[tuple[str, Entry | Packed]]:
         from vfs.datasets.kinetics.stems import groups, joined, places, union
-        from vfs.datasets.kinetics.store import Store
 
         files = [each for each in (_read(self.source, found.obj, found.origin) for found in found) if each is not None]
         named = union((file.stems for file in files), STEM_BYTES)
@@ -110,8 +109,7 @@ class AvaKinetics(ClipDataset):
             is_cut[places(ids, names.astype(f"S{_ID_BYTES}")) >= 0] = True
             return is_cut
 
-        folders = [listed.name for listed in top if listed.kind == "dir"]
-        store = Store(self.source, self._options.folders, self.shape, folders, is_wanted)
+        store = self._store(is_wanted)
         there = yield from self._videos(named, store)
         clip_of = _Clips(named, there)
         for number, clips in groups(

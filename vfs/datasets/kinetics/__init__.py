@@ -43,7 +43,7 @@ from vfs.datasets.kinetics.tables import (
 from vfs.errors import OptionError
 from vfs.node import Kind
 from vfs.options import option, option_group
-from vfs.sources import Listed, Source
+from vfs.sources import Source
 
 if TYPE_CHECKING:
     from vfs.datasets.kinetics.stems import Array
@@ -99,7 +99,7 @@ class Kinetics(ClipDataset):
         """Raises OptionError for a release of which there is no CSV file too, naming those there are."""
         super().check()
         if wanted := self._wanted:
-            there = {self._release_of(each) for each in self._found()[0] if each.is_csv} - {None}
+            there = {self._release_of(each) for each in self._found() if each.is_csv} - {None}
             for release in sorted(wanted - there):
                 known = ", ".join(sorted(map(str, there))) or "none"
                 raise OptionError(f"release={release}: no CSV file of it in {self.source.url}; there are {known}")
@@ -113,17 +113,14 @@ class Kinetics(ClipDataset):
         columns = columns_of(self.source, found.obj)
         return release_of(found.origin, columns) if columns else None
 
-    def _rest(self, found: list[Found], top: list[Listed]) -> Iterator[tuple[str, Entry | Packed]]:
+    def _rest(self, found: list[Found]) -> Iterator[tuple[str, Entry | Packed]]:
         from vfs.datasets.kinetics.stems import places, union
-        from vfs.datasets.kinetics.store import Store
 
         labels = Labels()
         tables = list(self._tables(found, labels))
         named = union((table.clips for table in tables), STEM_BYTES)
         tables = [replace(table, clips=places(named, table.clips)) for table in tables]
-        wanted = (lambda names: places(named, names) >= 0) if self._wanted else None
-        folders = [listed.name for listed in top if listed.kind == "dir"]
-        store = Store(self.source, self._options.folders, self.shape, folders, wanted)
+        store = self._store((lambda names: places(named, names) >= 0) if self._wanted else None)
         there = yield from self._videos(named, store)
         at = places(there, named)
         tables = [replace(table, clips=at[table.clips]) for table in tables]

@@ -11,8 +11,9 @@ Any thread may call.
 import importlib
 import json
 import logging
+import time
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -43,6 +44,7 @@ Rows = Generator[tuple[str, Entry | Packed], None, "Array"]
 
 _ANNOTATIONS, _FULL = "annotations", "full"
 _CUT_KEYS = "clips/"
+_BELIEVED_S = 60.0
 # The downloader's frame_extract.py: from 1, 30 a second, the shorter side at most 256 pixels.
 _FRAMES = FrameRule(fps=Fraction(AVA_FPS), first=1, name="{number:06d}.jpg", most_short=256)
 
@@ -80,12 +82,13 @@ class ClipDataset(Dataset):
         self.parts_first = self._cut is not None
         self.sizes_ahead = not self.parts_first
         self._missing = b""
+        self._listed_top: tuple[float, list[Listed]] | None = None
 
     def check(self) -> None:
         """Raises OptionError for CSV files that are not there, or that there have to be."""
         if self._cut is not None and not self._options.csv:
             raise OptionError(f"{self.name} of {self.source.url} needs csv=FILES: the store lists nothing")
-        if self._options.csv and not any(found.is_csv for found in self._found()[0]):
+        if self._options.csv and not any(found.is_csv for found in self._found()):
             raise OptionError(f"csv={'+'.join(self._options.csv)}: no CSV file is there")
 
     def entries(self, folder: str) -> Iterator[Entry] | Tree:
@@ -132,9 +135,16 @@ class ClipDataset(Dataset):
 
     # -- for datasets
 
-    def _rest(self, found: list[Found], top: list[Listed]) -> Iterator[tuple[str, Entry | Packed]]:
+    def _rest(self, found: list[Found]) -> Iterator[tuple[str, Entry | Packed]]:
         """Clips and links, from the CSV files."""
         raise NotImplementedError
+
+    def _store(self, wanted: "Callable[[Array], Array] | None") -> "Store":
+        """The store, from which clips are taken whose names are wanted (None: all)."""
+        from vfs.datasets.kinetics.store import Store
+
+        folders = [listed.name for listed in self._source_top() if listed.kind == "dir"]
+        return Store(self.source, self._options.folders, self.shape, folders, wanted)
 
     def _videos(self, named: "Array", store: "Store") -> Rows:
         """The clips: those of the store, or, of a store that lists nothing, those named."""
@@ -171,27 +181,36 @@ class ClipDataset(Dataset):
         return (Entry(name, Kind.DIRECTORY) for name in names)
 
     def _tree(self) -> Iterator[tuple[str, Entry | Packed]]:
-        found, top = self._found()
+        found = self._found()
         yield from (("", entry) for entry in self._top())
         for each in found:
             folder, _, name = f"{_ANNOTATIONS}/{each.place}".rpartition("/")
             yield folder, Entry(name, Kind.FILE, each.obj)
-        yield from self._rest([each for each in found if each.is_csv], top)
+        yield from self._rest([each for each in found if each.is_csv])
 
-    def _found(self) -> tuple[list[Found], list[Listed]]:
-        """The files of annotations, each place once, and the names of the source's root."""
-        top = annotations.top_of(self.source) if self._cut is None else []
+    def _found(self) -> list[Found]:
+        """The files of annotations, each place once."""
         if self._options.csv:
             keys = tuple(name for name in self._options.csv if not name.startswith("/"))
             found = [*(self._beside.found() if self._beside else ()), *annotations.find_named(self.source, keys)]
         else:
-            found = [*annotations.find(self.source, top)]
+            found = [*annotations.find(self.source, self._source_top())]
         places: dict[str, Found] = {}
         for each in found:
             first = places.setdefault(each.place, each)
             if first is not each:
                 _log.warning("%s is left out: %s has its place in annotations/", each.origin, first.origin)
-        return list(places.values()), top
+        return list(places.values())
+
+    def _source_top(self) -> list[Listed]:
+        """The folders and CSV files of the source's root, which may hold every clip too: listed for all that need them
+        within a minute."""
+        if self._cut is not None:
+            return []
+        now = time.monotonic()
+        if self._listed_top is None or now - self._listed_top[0] > _BELIEVED_S:
+            self._listed_top = now, annotations.top_of(self.source)
+        return self._listed_top[1]
 
     @property
     def _missing_file(self) -> Path:
