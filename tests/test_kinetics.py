@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from tests.memorysource import MemorySource
 from tests.nodes import Nodes
+from vfs.catalog import Packed
+from vfs.catalog import Tree as WholeTree
 from vfs.datasets import kinetics, module_for
 from vfs.datasets.kinetics import names
 from vfs.datasets.kinetics.stems import StemSet, groups, places
@@ -488,6 +491,26 @@ def test_places_and_groups() -> None:
     found = groups(np.array([2, 1, 2, 0, 2, 1], dtype="u2"), np.array([5, 3, 4, 1, 4, -1], dtype=np.int32))
     assert [(number, at.tolist()) for number, at in found] == [(1, [3]), (2, [4, 5])]
     assert list(groups(np.array([], dtype="u2"), np.array([], dtype=np.int32))) == []
+
+
+def test_rows_by_the_thousand_are_not_as_many_objects(tmp_path: Path) -> None:
+    ids = [f"{number:011d}" for number in range(12_000)]
+    lists = {
+        f"{release}/annotations/train.csv": rows(*(f"label {n % 99},{i},10,20,train" for n, i in enumerate(ids)))
+        for release in ("400", "600", "700", "700_2020")
+    }
+    source = MemorySource({**lists, **{f"x/{i}_000010_000020.mp4": b"x" for i in ids}})
+    dataset = kinetics.open_dataset(source, kinetics.Options(), tmp_path)
+    next(iter(dataset.entries("")))
+    tracemalloc.start()
+    tree = dataset.entries("videos")
+    assert isinstance(tree, WholeTree)
+    links = sum(not isinstance(entry, Packed) for _, entry in tree.entries)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 12_000 < links < 12_100
+    # The store's folder, listed as one batch, takes most of it. A tuple a row would be 8 MB more.
+    assert peak < 14 << 20
 
 
 def test_links_are_links(make: Any) -> None:

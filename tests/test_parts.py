@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -160,6 +160,7 @@ def test_a_part_without_its_video_is_not_there(tree: Tree, view: str) -> None:
         _ = tree / f"clips/frames/{view}"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.sets(st.from_regex(r"[ab]{1,2}(\.[abm]{1,2}){0,2}\.(mp4|mov|MOV|webm)", fullmatch=True), max_size=30))
 def test_videos_are_called_by_their_stems_where_these_stand_for_one(names: set[str]) -> None:
     tree = Tree(dict.fromkeys(names, b""))

@@ -116,7 +116,7 @@ class AvaKinetics(ClipDataset):
             joined([array("B", [file.split]) * len(file.stems) for file in files]),
             joined([clip_of.places(file.stems) for file in files]),
         ):
-            yield f"{_BY_SPLIT}/{SPLITS[number]}", packed.clips(2, there[clips].tolist())
+            yield packed.clips(f"{_BY_SPLIT}/{SPLITS[number]}", there[clips])
         moments = union((file.moments for file in files), _MOMENT_BYTES)
         yield _BY_TIMESTAMP, packed.moments(clip_of.lines(moments))
         self._keep_missing([named[clip_of.places(named) < 0]], store)

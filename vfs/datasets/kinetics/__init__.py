@@ -78,8 +78,8 @@ class Options:
 def default_source(options: Options, state: Path) -> str:
     """There is none: who made the dataset gives links to YouTube alone."""
     raise OptionError(
-        "kinetics needs its clips: -o source=/LOCAL/FOLDER or s3://BUCKET/PREFIX, in folders of any kind; "
-        "https://s3.amazonaws.com/kinetics is CVDF's mirror, whose archives are read whole once when they are listed"
+        "kinetics needs its clips: -o source=/LOCAL/FOLDER or s3://BUCKET/PREFIX, in folders of any kind; CVDF's mirror "
+        "is s3://kinetics (anonymous), whose archives are read whole once, when they are looked into (folders=…)"
     )
 
 
@@ -147,8 +147,7 @@ class Kinetics(ClipDataset):
                 (_BY_SPLIT, SPLITS, joined([table.splits for table in some])),
             ):
                 for number, found in groups(numbers, clips):
-                    folder = f"{above}{by}/{names[number]}"
-                    yield folder, packed.clips(folder.count("/") + 1, there[found].tolist())
+                    yield packed.clips(f"{above}{by}/{names[number]}", there[found])
 
         yield from links(tables, "")
         releases = list(of_releases(tables))

@@ -7,25 +7,33 @@ is understood here. Pure: any thread may enter.
 
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from vfs.catalog import Entry, Packed
 from vfs.datasets.kinetics.names import SUFFIX, ava_frame
 from vfs.node import Kind
 
+if TYPE_CHECKING:
+    from vfs.datasets.kinetics.stems import Array
+
 FORMAT = "clips 1"
 
 _CLIPS, _MOMENTS = b"clips ", b"moments"
 VIDEOS = "videos"
+# Names that are Python objects at a time.
+_BATCH = 1 << 12
 
 
-def clips(depth: int, stems: Iterable[bytes]) -> Packed:
-    """Links to these clips, in a folder that stands `depth` folders below the root."""
-    return _packed(b"\n".join((_CLIPS + b"%d" % depth, *stems)))
+def clips(folder: str, stems: "Array") -> tuple[str, Packed]:
+    """A folder with links to these clips."""
+    some = (stems[begin : begin + _BATCH].tolist() for begin in range(0, len(stems), _BATCH))
+    return folder, _packed(_CLIPS + b"%d" % (folder.count("/") + 1), chain.from_iterable(some))
 
 
 def moments(annotated: Iterable[bytes]) -> Packed:
     """`<id>/<moment>.jpg`, of lines `<id>,<moment>,<stem of the clip>`, in a folder that stands in the root."""
-    return _packed(b"\n".join((_MOMENTS, *annotated)))
+    return _packed(_MOMENTS, annotated)
 
 
 def entries(pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
@@ -47,5 +55,9 @@ def _moment(line: bytes) -> tuple[str, Entry]:
     return youtube_id, Entry(f"{moment}.jpg", Kind.LINK, target=target)
 
 
-def _packed(data: bytes) -> Packed:
-    return Packed(zlib.compress(data, 1), 0)
+def _packed(head: bytes, lines: Iterable[bytes]) -> Packed:
+    compressor = zlib.compressobj(1)
+    pieces, rest = [compressor.compress(head)], iter(lines)
+    while batch := list(islice(rest, _BATCH)):
+        pieces.append(compressor.compress(b"".join(b"\n" + line for line in batch)))
+    return Packed(b"".join((*pieces, compressor.flush())), 0)
