@@ -78,8 +78,8 @@ class Options:
 def default_source(options: Options, state: Path) -> str:
     """There is none: who made the dataset gives links to YouTube alone."""
     raise OptionError(
-        "kinetics needs its clips: -o source=/LOCAL/FOLDER or s3://BUCKET/PREFIX, in folders of any kind; CVDF's mirror "
-        "is s3://kinetics (anonymous), whose archives are read whole once, when they are looked into (folders=…)"
+        "kinetics needs its clips: -o source=/LOCAL/FOLDER or s3://BUCKET/PREFIX, in folders of any kind; CVDF's "
+        "mirror is s3://kinetics (anonymous), whose archives are read whole once, when they are looked into (folders=…)"
     )
 
 
