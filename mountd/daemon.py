@@ -123,7 +123,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     cache = _open_cache(config, source.remote)
     mounted = MountedDataset(
         dataset,
-        walked,
+        getattr(dataset, "source", walked),
         cache,
         cache_dir / "catalog.sqlite" if source.remote else None,
         space=json.dumps(

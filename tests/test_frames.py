@@ -190,3 +190,47 @@ def test_another_format_changes_the_suffix_of_all_names() -> None:
     rule = MANY.varied(Variant(format="png"))
     assert [rule.number("e4", name) for name in ("e4_0000007.png", "7.png", "7.jpeg", "7.jpg")] == [7, 7, None, None]
     assert MANY.varied(Variant(short=64)).number("e4", "7.jpeg") == 7
+
+
+# Parts in seconds
+
+
+@pytest.mark.parametrize("make", [lambda n: constant(n, 30, 15360), lambda n: milliseconds(n, 30)])
+@pytest.mark.parametrize("fps", [None, Fraction(30)])
+def test_a_part_in_seconds_is_the_frames_that_begin_in_them(make: Any, fps: Fraction | None) -> None:
+    video = make(90)
+    for start in range(4):
+        for stop in range(start, 5):
+            rule = FrameRule(fps, 1, "{number}", start_s=Fraction(start), stop_s=Fraction(stop))
+            assert frames_of(rule, video) == list(range(90))[30 * start : 30 * stop]
+
+
+@pytest.mark.parametrize("make", [lambda n: constant(n, 30, 15360), lambda n: milliseconds(n, 30)])
+def test_a_part_that_begins_with_a_frame_has_it_although_its_time_was_rounded(make: Any) -> None:
+    video = make(90)
+    for start in range(90):
+        rule = FrameRule(None, 1, "{number}", start_s=Fraction(start, 30), stop_s=Fraction(start + 1, 30))
+        assert frames_of(rule, video) == [start]
+
+
+def test_a_part_in_seconds_begins_with_its_first_frame_and_not_before() -> None:
+    video = index([n * 1001 for n in range(90)], Fraction(1, 30000), Fraction(30000, 1001), 1001)
+    # Frame 30 begins at 1.001 s, frame 60 at 2.002.
+    rule = FrameRule(None, 1, "{number}", start_s=Fraction(1), stop_s=Fraction(2))
+    assert frames_of(rule, video) == list(range(30, 60))
+    assert frames_of(FrameRule(Fraction(10), 1, "{number}", start_s=Fraction(1), stop_s=Fraction(2)), video)[:3] == [
+        30,
+        32,
+        35,
+    ]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(3, 4), (7, 9), (1, 1), (2, 1)])
+def test_a_part_of_seconds_without_a_frame_is_empty(start: int, stop: int) -> None:
+    rule = FrameRule(Fraction(30), 1, "{number}", start_s=Fraction(start), stop_s=Fraction(stop))
+    assert frames_of(rule, constant(90, 30, 15360)) == []
+
+
+def test_a_part_without_a_last_second_goes_to_the_end() -> None:
+    rule = FrameRule(None, 1, "{number}", start_s=Fraction(5, 2))
+    assert frames_of(rule, constant(90, 30, 15360)) == list(range(75, 90))

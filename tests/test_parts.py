@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests import mounting
@@ -17,10 +18,11 @@ from tests.clips import make_clip
 from tests.datasets import parts
 from tests.memorysource import MemorySource
 from tests.mounting import Mount, mounted
+from tests.nodes import Nodes
 from vfs.datasets import Part
 from vfs.errors import NotFound, UndecodableVideo
 from vfs.mounted import MountedDataset
-from vfs.node import Directory, File, Node
+from vfs.node import Directory
 from vfs.video import stamp
 
 FRAMES = 60
@@ -41,42 +43,16 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Through the tree's nodes
 
 
-class Tree:
+class Tree(Nodes):
     """The dataset over a source in memory: no kernel between."""
 
     def __init__(self, objects: dict[str, bytes], age_s: float = 1000.0) -> None:
         self.source = MemorySource(objects)
-        self.mounted = MountedDataset(
-            parts.Parts(self.source), self.source, None, None, space="s", listing_age_s=age_s, show_frames=True
+        super().__init__(
+            MountedDataset(
+                parts.Parts(self.source), self.source, None, None, space="s", listing_age_s=age_s, show_frames=True
+            )
         )
-
-    def __truediv__(self, path: str) -> Node:
-        node: Node = self.mounted.root
-        for name in path.split("/"):
-            assert isinstance(node, Directory)
-            node = (node.at_hand() or node).lookup(name)
-        return node
-
-    def listed(self, path: str) -> list[str]:
-        folder = self / path
-        assert isinstance(folder, Directory)
-        return [os.fsdecode(child[0]) for child in folder.children()]
-
-    def read(self, path: str) -> bytes:
-        file = self / path
-        assert isinstance(file, File)
-        reader = file.open()
-        try:
-            return bytes(reader.read(0, file.attributes.size_bytes))
-        finally:
-            reader.close()
-
-    def number(self, path: str) -> int:
-        return stamp.read(simplejpeg.decode_jpeg(self.read(path)))
-
-    @property
-    def made(self) -> int:
-        return self.mounted.shelf.frames_made
 
 
 @pytest.fixture
@@ -182,6 +158,18 @@ def test_what_is_behind_a_link_is_asked_again_when_the_listing_of_its_goal_is_re
 def test_a_part_without_its_video_is_not_there(tree: Tree, view: str) -> None:
     with pytest.raises(NotFound):
         _ = tree / f"clips/frames/{view}"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.from_regex(r"[ab]{1,2}(\.[abm]{1,2}){0,2}\.(mp4|mov|MOV|webm)", fullmatch=True), max_size=30))
+def test_videos_are_called_by_their_stems_where_these_stand_for_one(names: set[str]) -> None:
+    tree = Tree(dict.fromkeys(names, b""))
+    try:
+        stems = [name.rpartition(".")[0] for name in sorted(names)]
+        expected = [stem if stems.count(stem) == 1 else name for stem, name in zip(stems, sorted(names), strict=True)]
+        assert (tree.listed("frames") if names else []) == expected
+    finally:
+        tree.mounted.close()
 
 
 # Through the kernel

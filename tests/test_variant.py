@@ -168,3 +168,35 @@ def test_a_form_has_what_the_video_is_and_what_was_asked_for() -> None:
 )
 def test_a_file_is_named_by_its_format(name: str, file_name: str) -> None:
     assert parse_variant(name).file_name("C1_0000000007.jpg") == file_name
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "given"),
+    [
+        ("frames", (640, 480), (342, 256)),
+        ("frames", (480, 640), (256, 342)),
+        ("frames", (340, 256), (340, 256)),
+        ("frames", (200, 150), (200, 150)),
+        ("frames", (150, 2000), (150, 2000)),
+        ("frames@fps=15", (640, 480), (342, 256)),
+        ("frames@format=npy", (640, 480), (342, 256)),
+        ("frames@fps=0", (640, 480), (640, 480)),
+        ("frames@fps=native,format=png", (640, 480), (640, 480)),
+        ("frames@fps=0,short=256", (640, 480), (342, 256)),
+        ("frames@short=300", (640, 480), (400, 300)),
+        ("frames@short=600", (640, 480), (800, 600)),
+        ("frames@width=320", (640, 480), (320, 240)),
+        ("frames@height=120", (640, 480), (160, 120)),
+        ("frames@short=224,crop=center", (640, 480), (224, 224)),
+    ],
+)
+def test_the_datasets_size_holds_where_no_other_and_not_every_frame_is_asked_for(
+    asked: str, size: tuple[int, int], given: tuple[int, int]
+) -> None:
+    form = parse_variant(asked).within(256, *size).form_of(*size)
+    assert (form.width, form.height) == given
+
+
+def test_a_dataset_without_a_size_gives_the_videos() -> None:
+    variant = parse_variant("frames")
+    assert variant.within(None, 640, 480) is variant

@@ -78,7 +78,7 @@ class Documents:
                     return kept
         data = self.fetch(obj)
         if file is not None:
-            _keep(file, data)
+            keep(file, data)
         return data
 
     def _file_of(self, obj: ObjectInfo) -> Path | None:
@@ -106,8 +106,8 @@ class Documents:
         return data
 
 
-def _keep(file: Path, data: bytes | bytearray) -> None:
-    """Writes the file whole, or not at all; documents can be fetched again."""
+def keep(file: Path, data: bytes | bytearray) -> None:
+    """Writes a file whole, or not at all: what is kept can be had again."""
     draft = file.with_name(f".{file.name}-{os.getpid()}-{threading.get_ident()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

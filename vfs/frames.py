@@ -51,9 +51,10 @@ class FrameRule:
     """How a dataset numbers and names the frames of its videos.
 
     `fps` None takes every frame as it is in the video; otherwise file number `first` + n is the frame that is on the
-    screen n/fps seconds after the first. Both count from frame `start` of the video and end before its frame `stop`.
-    `name` is a format of `view` and `number`, with one `number`; `also` are further ones, by which files are looked up
-    and not listed.
+    screen n/fps seconds after the first. Both count from frame `start` of the video and end before its frame `stop`, or
+    take the frames that begin in the seconds [`start_s`, `stop_s`) of it, where these are given. `name` is a format of
+    `view` and `number`, with one `number`; `also` are further ones, by which files are looked up and not listed.
+    `most_short` is how long the shorter side of a picture is where nothing else is asked for and the video's is longer.
     """
 
     fps: Fraction | None
@@ -62,6 +63,9 @@ class FrameRule:
     also: tuple[str, ...] = ()
     start: int = 0
     stop: int | None = None
+    start_s: Fraction | None = None
+    stop_s: Fraction | None = None
+    most_short: int | None = None
 
     def varied(self, variant: Variant) -> FrameRule:
         """This rule with what a directory's name changes."""
@@ -84,8 +88,8 @@ class FrameRule:
     def numbering(self, index: VideoIndex) -> tuple[range, Callable[[int], int]]:
         """The numbers of a video's frame files, and what gives the video's frame (from 0, in display order) behind
         one of them."""
-        first, start = self.first, self.start
-        stop = index.frame_count if self.stop is None else min(self.stop, index.frame_count)
+        first = self.first
+        start, stop = self._part(index)
         if self.fps is None or start >= stop:
             return range(first, first + max(0, stop - start)), lambda number: number - first + start
         # Where it begins was rounded as well as where it ends.
@@ -103,6 +107,20 @@ class FrameRule:
         shown = (index.duration_ticks - begin) * index.time_base - half - late
         numbers = range(first, first + max(1, ceil(shown * self.fps)))
         return numbers if stop == index.frame_count else numbers[: bisect_left(numbers, stop, key=frame_of)], frame_of
+
+    def _part(self, index: VideoIndex) -> tuple[int, int]:
+        """The first frame, and the one after the last."""
+        start, stop = self.start, self.stop
+        if self.start_s is not None:
+            start = _first_from(index, self.start_s)
+        if self.stop_s is not None:
+            stop = _first_from(index, self.stop_s)
+        return start, index.frame_count if stop is None else min(stop, index.frame_count)
+
+
+def _first_from(index: VideoIndex, seconds: Fraction) -> int:
+    """The first frame that begins at this time or later; how many there are where none does."""
+    return int(index.pts.searchsorted(ceil((seconds - _slack(index)) / index.time_base)))
 
 
 @lru_cache(4096)
@@ -138,7 +156,8 @@ class Video:
     @property
     def version(self) -> str:
         """Of the files: what is behind a file's name."""
-        return f"{self.identity}\0{self.rule.start}" if self.rule.start else self.identity
+        begin = f"{self.rule.start_s}s" if self.rule.start_s is not None else self.rule.start
+        return f"{self.identity}\0{begin}" if begin else self.identity
 
 
 class Views(Protocol):
@@ -246,6 +265,7 @@ class _Indexed(Directory):
         self._index = index
         self._rule = video.rule.varied(variant)
         self._footage = vfs.video.Footage(video.identity, video.view, video.file, index)
+        variant = variant.within(self._rule.most_short, index.width, index.height)
         self._form = variant.form_of(index.width, index.height, index.monochrome, index.depth)
         self._array = replace(variant, format="npy").form_of(index.width, index.height, index.monochrome, index.depth)
         self._numbers, self._frame_of = self._rule.numbering(index)

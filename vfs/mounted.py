@@ -55,7 +55,7 @@ class MountedDataset:
         self.source = source
         self.cache = cache
         self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s, dataset.unpack)
-        self.sizes = Sizes(source, self.catalog)
+        self.sizes = Sizes(source, self.catalog, dataset.sizes_ahead)
         self.shelf = frames.VideoShelf(disk)
         self._disk = disk
         self.show_frames = show_frames
@@ -219,41 +219,64 @@ class _Views:
         """A video's view is its name without the suffix; where that stands for several, all keep their suffix."""
         mounted, path = self._mounted, self._path
         through = {path: mounted.catalog.folder(path)}
-        videos = [(posixpath.splitext(entry.name)[0], entry) for entry in mounted.catalog.videos(path)]
-        stems = Counter(stem for stem, _ in videos)
-        taken = set()
-        for stem, entry in videos:
-            view = stem if stems[stem] == 1 else entry.name
-            taken.add(view)
-            if self._leads_to_file(path, entry, through):
-                yield view
+        for videos in _of_one_beginning(mounted.catalog.videos(path)):
+            stems = Counter(map(_stem, videos))
+            for entry in videos:
+                if entry.object is not None or self._leads_to_file(path, entry, through):
+                    yield _stem(entry) if stems[_stem(entry)] == 1 else entry.name
         if mounted.dataset.has_parts(path):
             for view in mounted.dataset.parts(path):
-                part = mounted.dataset.part(path, view) if view not in taken else None
+                part = mounted.dataset.part(path, view) if self._entry(view) is None else None
                 if part is not None and self._leads_to_file(path, _link_to(part, path), through):
                     yield view
 
     def video(self, view: str) -> frames.Video:
         """The video behind a view, which may be a link to a file, or the part of one. Raises NotFound."""
+        dataset = self._mounted.dataset
+        known = self._mounted.catalog.folder(self._path)
+        own = self._entry(view)
+        has_part = dataset.parts_first if own is not None else dataset.has_parts(self._path)
+        part = dataset.part(self._path, view) if has_part else None
+        if part is not None:
+            whole = self._mounted.video(self._path, known, view, _link_to(part, self._path))
+            rule = replace(whole.rule, start=part.start, stop=part.stop, start_s=part.start_s, stop_s=part.stop_s)
+            return replace(whole, rule=rule)
+        if own is None:
+            raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
+        return self._mounted.video(self._path, known, view, own)
+
+    def _entry(self, view: str) -> Entry | None:
+        """The folder's own video that is shown under this name, None if there is none."""
         catalog = self._mounted.catalog
-        known = catalog.folder(self._path)
         candidates = catalog.videos_of_stem(self._path, view)
         if not candidates:
-            stem = PurePosixPath(view).stem
-            several = catalog.videos_of_stem(self._path, stem)
+            several = catalog.videos_of_stem(self._path, PurePosixPath(view).stem)
             candidates = [entry for entry in several if entry.name == view and len(several) > 1]
-        if len(candidates) == 1:
-            return self._mounted.video(self._path, known, view, candidates[0])
-        part = self._mounted.dataset.part(self._path, view) if self._mounted.dataset.has_parts(self._path) else None
-        if part is None:
-            raise NotFound(f"{view}: no video of that name in {self._path or 'the root'}")
-        whole = self._mounted.video(self._path, known, view, _link_to(part, self._path))
-        return replace(whole, rule=replace(whole.rule, start=part.start, stop=part.stop))
+        return candidates[0] if len(candidates) == 1 else None
 
     def _leads_to_file(self, folder: str, entry: Entry, through: dict[str, Folder]) -> bool:
         with suppress(NotFound):
             return bool(self._mounted.file_of(folder, entry, through))
         return False
+
+
+def _of_one_beginning(videos: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Entries in the order of their names, those together that may have one stem: a folder of a million is never held.
+
+    Names with one stem begin with it and a dot, and so does all that stands between the first of them and the last.
+    """
+    some: list[Entry] = []
+    for entry in videos:
+        if some and not entry.name.startswith(f"{_stem(some[0])}."):
+            yield some
+            some = []
+        some.append(entry)
+    if some:
+        yield some
+
+
+def _stem(entry: Entry) -> str:
+    return posixpath.splitext(entry.name)[0]
 
 
 def _link_to(part: Part, folder: str) -> Entry:

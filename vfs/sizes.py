@@ -46,9 +46,11 @@ _Slot: TypeAlias = tuple[str, str, str]
 class Sizes:
     """The sizes that one mount asks for."""
 
-    def __init__(self, source: Source, catalog: Catalog) -> None:
+    def __init__(self, source: Source, catalog: Catalog, ahead: bool = True) -> None:
+        """`ahead`: whether a size may be asked for that nobody wants yet; else each is a HEAD when it is wanted."""
         self._source = source
         self._catalog = catalog
+        self._ahead = ahead
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
@@ -102,7 +104,9 @@ class Sizes:
             for slot in ((folder, "list", place), (folder, "head", name)):
                 if slot in self._coming:
                     return self._coming[slot]
-            if place in self._unlistable:
+            if not self._ahead:
+                following = iter(())
+            elif place in self._unlistable:
                 near = islice(self._catalog.unsized(folder, name), _NEAR)
                 following = (each for each in near if posixpath.dirname(each[1]) in self._unlistable)
             else:

@@ -1,11 +1,11 @@
 """What the name of a frames directory asks for, and in which form its pictures then come.
 
-    frames                                     the dataset's own rate, as JPEG, in the video's size
+    frames                                     the dataset's own rate and size, as JPEG
     frames@fps=30,format=png,short=256         the same with what is asked for, in any order
 
 | key     | values                        | meaning                                                            |
 |---------|-------------------------------|--------------------------------------------------------------------|
-| fps     | up to 9999.999; 0 or native   | frames a second; 0 and native: every frame                         |
+| fps     | up to 9999.999; 0 or native   | frames a second; 0 and native: every frame, in the video's size    |
 | format  | jpg (or jpeg), png, ppm, npy  | of each file                                                       |
 | quality | 1 to 100                      | of JPEG; 90 where none is said                                     |
 | short   | 1 to 16384                    | pixels of the shorter side; the other keeps the shape              |
@@ -19,7 +19,7 @@ Called by frames.py. Pure: it opens no video and imports no codec. Any thread ma
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 from typing import Any
@@ -80,6 +80,13 @@ class Variant:
     def file_name(self, name: str) -> str:
         """A frame's file name, which a dataset gives as that of a JPEG, with this format's suffix."""
         return name if self.format == "jpg" else name.removesuffix(".jpg").removesuffix(".jpeg") + self.suffix
+
+    def within(self, most_short: int | None, width: int, height: int) -> "Variant":
+        """This variant for a video of this size in a dataset whose pictures are not larger than that at the shorter
+        side. Who asks for a size, or for the video's own frames, has what they ask for."""
+        asked = self.short or self.width or self.height or self.every_frame
+        is_smaller = most_short is None or min(width, height) <= most_short
+        return self if asked or is_smaller else replace(self, short=most_short)
 
     def form_of(self, width: int, height: int, monochrome: bool = False, depth: int = 8) -> Form:
         """How pictures of a video of this displayed size come. Raises NotFound where they would become too large."""

@@ -13,6 +13,8 @@ which defines
                                                              `state`: a folder for what it parsed, which need not be
                                                              there, nor be writable
 
+A dataset may have a `source` of its own, around the one that it was given: then that is what its objects are read from.
+
 Any thread may call any method of a dataset.
 """
 
@@ -20,6 +22,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from types import ModuleType
 from typing import Protocol
 
@@ -32,11 +35,16 @@ _NOT_DATASETS = {"demo_tree", "lookalike"}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Frames [start, stop) of the video at `path` of the mounted tree, which may be a link to it; 0 <= start."""
+    """Frames [start, stop) of the video at `path` of the mounted tree, which may be a link to it; 0 <= start.
+
+    Or those of the seconds [start_s, stop_s), counted from the first frame shown; where these are given, they count.
+    """
 
     path: str
-    start: int
-    stop: int | None
+    start: int = 0
+    stop: int | None = None
+    start_s: Fraction | None = None
+    stop_s: Fraction | None = None
 
 
 class Dataset(Protocol):
@@ -49,6 +57,12 @@ class Dataset(Protocol):
 
     selection: tuple[str, ...] = ()
     """What files that options name say: the tree depends on it as it does on the options themselves."""
+
+    sizes_ahead: bool = True
+    """Whether sizes that are not known may be asked for before anyone wants them; not where a stat makes the object."""
+
+    parts_first: bool = False
+    """Whether a part goes before the video of its name, so that looking at frames asks nothing of that video."""
 
     def check(self) -> None:
         """Called once at mount: raises OptionError for an option's value that matches nothing in the dataset."""
@@ -78,13 +92,18 @@ class Dataset(Protocol):
         return False
 
     def parts(self, folder: str) -> Iterator[str]:
-        """The names under which a folder's `frames` has parts of videos. A video of the folder itself hides the part of
-        its name, and a part whose video is not there is not shown."""
+        """The names under which a folder's `frames` has parts of videos, beside those of its own videos. A video of the
+        folder itself hides the part of its name (but for `parts_first`), and a part whose video is not there is not
+        shown."""
         return iter(())
 
     def part(self, folder: str, view: str) -> Part | None:
         """The part of that name, None if there is none."""
         return None
+
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """(name, reason) of what the dataset should have and has not, as far as that is known. May block for long."""
+        return iter(())
 
 
 def names() -> list[str]:
