@@ -29,7 +29,7 @@ LAYERS = (
     {"vfs.cache"},
     {"vfs.readahead", "vfs.disk", "vfs.siblings", "vfs.documents"},
     {"vfs.sources"},
-    {"vfs.boto", "vfs.direct", "vfs.awssettings"},
+    {"vfs.boto", "vfs.direct", "vfs.awssettings", "vfs.archive"},
     {
         "vfs.node",
         "vfs.options",
@@ -53,7 +53,7 @@ VIDEO_IMPORTS = {"vfs.errors", "vfs.extent", "vfs.malloc"}
 VIDEO_IMPORTED_BY = {"mountd", "vfs.datasets", "vfs.mounted", "vfs.frames", "vfs.shelf", "vfs.variant"}
 
 # Modules of vfs.sources that are not stores, so that they may be imported where they are needed.
-NOT_STORES = {"vfs.sources.retry", "vfs.sources.ahead"}
+NOT_STORES = {"vfs.sources.retry", "vfs.sources.ahead", "vfs.sources.archives"}
 
 # Which modules may import a library; a name ending in a dot admits everything below that package and the package.
 CONFINED = {
@@ -66,7 +66,9 @@ CONFINED = {
     "obstore": ("vfs.bulk",),
     "lmdb": ("vfs.datasets.demo_tree",),
     "msgspec": ("vfs.datasets.",),
-    "sqlite3": ("vfs.catalog", "vfs.database", "vfs.disk"),
+    "sqlite3": ("vfs.catalog", "vfs.database", "vfs.disk", "vfs.archive.index"),
+    "indexed_gzip": ("vfs.archive.inflate",),
+    "tarfile": ("vfs.archive.tars",),
     "click": ("mountd.",),
     "tenacity": ("vfs.sources.retry",),
     "attrs": ("vfs.options",),
@@ -334,7 +336,12 @@ PLACES = {
     "obstore": ({"vfs.bulk"}, {"vfs.boto", "vfs.sources.s3"}),
     "lmdb": ({"vfs.datasets.demo_tree"}, {"vfs.datasets.demo", "vfs.datasets"}),
     "msgspec": ({"vfs.datasets.egoexo4d"}, {"vfs.documents", "vfs.catalog", "mountd.metrics"}),
-    "sqlite3": ({"vfs.catalog", "vfs.database", "vfs.disk"}, {"vfs.cache", "vfs.datasets", "mountd.metrics"}),
+    "sqlite3": (
+        {"vfs.catalog", "vfs.database", "vfs.disk", "vfs.archive.index"},
+        {"vfs.cache", "vfs.datasets", "mountd.metrics", "vfs.archive.kept"},
+    ),
+    "indexed_gzip": ({"vfs.archive.inflate"}, {"vfs.archive.kept", "vfs.sources.archives"}),
+    "tarfile": ({"vfs.archive.tars"}, {"vfs.archive", "vfs.sources.archives"}),
     "click": ({"mountd.cli"}, {"vfs.sources", "vfs.errors"}),
     "tenacity": ({"vfs.sources.retry"}, {"vfs.sources", "vfs.sources.s3"}),
     "attrs": ({"vfs.options"}, {"mountd.config", "vfs.sources.s3", "vfs.datasets.plain"}),
