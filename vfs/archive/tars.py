@@ -40,17 +40,17 @@ def walk(file: Inflated, size_bytes: int | None, writer: Writer) -> None:
         with opened as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # it would keep all of them
-                if member.size < 0 or (size_bytes is not None and member.offset_data + member.size > size_bytes):
-                    raise CorruptData(f"member {member.name!r:.100} does not end within the tar: it is not whole")
-                _add(writer, member)
+                _add(writer, member, size_bytes)
         if watched.last not in (b"", _ZEROS):
             raise CorruptData(f"at byte {tar.offset} stands neither a header nor the end: the tar is damaged")
 
 
-def _add(writer: Writer, member: tarfile.TarInfo) -> None:
+def _add(writer: Writer, member: tarfile.TarInfo, size_bytes: int | None) -> None:
     mtime_ns = int(member.mtime * 1e9) if 0 < member.mtime < 1 << 40 else 0
     if member.issparse() or "GNU.sparse.major" in member.pax_headers:
         writer.leave_out(_SPARSE)
+    elif member.size < 0 or (size_bytes is not None and member.offset_data + member.size > size_bytes):
+        raise CorruptData(f"member {member.name!r:.100} does not end within the tar: it is not whole")
     elif member.isreg():
         place = f"{member.offset_data:x}"
         writer.add(member.name, "file", size_bytes=member.size, mtime_ns=mtime_ns, place=place)
