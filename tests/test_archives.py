@@ -306,13 +306,13 @@ def test_a_tar_of_small_members_is_read_through(opened: Open) -> None:
 
 
 def test_a_gzipped_tar_is_read_once_and_then_any_member_from_near(opened: Open, tmp_path: Path) -> None:
-    files = {f"m{number:03d}": tame(MIB, number) if number % 3 else wild(MIB, number) for number in range(48)}
+    files = {f"m{number:03d}": tame(MIB, number) if number % 3 else wild(MIB, number) for number in range(40)}
     data = tar_gz_of(files, level=1)
     source = opened({"x.tar.gz": data})
-    assert len(names(source, "x")) == 48
+    assert len(names(source, "x")) == 40
     assert fetched(source) <= len(data) + 4096
     rng = random.Random(5)
-    for _ in range(30):
+    for _ in range(20):
         name = rng.choice([*files])
         start = rng.randrange(MIB)
         length = rng.randrange(1, MIB - start + 1)
@@ -321,7 +321,7 @@ def test_a_gzipped_tar_is_read_once_and_then_any_member_from_near(opened: Open, 
         assert source.read(obj, start, length) == files[name][start : start + length]
         assert fetched(source) <= 12 * MIB
         assert len(inner(source).reads) <= 2
-    assert sum(path.stat().st_size for path in (tmp_path / "state").iterdir()) < MIB
+    assert sum(path.stat().st_size for path in (tmp_path / "state").glob("*/*")) < MIB
 
 
 def test_reading_a_gzipped_tar_from_end_to_end_fetches_it_once_more(opened: Open) -> None:
@@ -464,7 +464,7 @@ def test_a_member_that_was_named_without_its_version_is_read_where_its_size_is_r
 
 
 def index_files(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "state").iterdir())
+    return sorted((tmp_path / "state").glob("*/*"))
 
 
 @pytest.mark.parametrize(
@@ -563,7 +563,7 @@ def test_what_is_being_made_ends_with_the_source(tmp_path: Path) -> None:
         go_on.set()
         with pytest.raises(EgofsError, match="this mount has ended"):
             listing.result()
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*/*")) == []
 
 
 # -- every member and any range, against Python's own modules
@@ -822,11 +822,11 @@ def test_sparse_members_of_a_tar_are_left_out_with_the_remedy(opened: Open, capl
 def test_a_bomb_is_inflated_as_far_as_is_asked(opened: Open) -> None:
     import tracemalloc
 
-    size = 400 * MIB
+    size = 160 * MIB
     packer = zlib.compressobj(9, wbits=-15)
-    packed = b"".join(packer.compress(bytes(MIB)) for _ in range(400)) + packer.flush()
+    packed = b"".join(packer.compress(bytes(MIB)) for _ in range(160)) + packer.flush()
     crc = 0
-    for _ in range(400):
+    for _ in range(160):
         crc = zlib.crc32(bytes(MIB), crc)
     plain = zip_of({"f": b"1"})
     local = bytearray(plain[:31])

@@ -2,10 +2,8 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -65,26 +63,34 @@ def fill(folder: Path) -> None:
     os.link(folder / "dir/small.bin", folder / "hard")
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tgz"])
-def test_the_folder_equals_what_unpacking_gives(name: str, store: Path, mounting: Mounting, tmp_path: Path) -> None:
+def pack(tree: Path, store: Path) -> None:
+    """The tree in an archive of each kind, made by the usual programs; extraction gives `tree` again."""
+    subprocess.run(["zip", "-qry", store / "zipped.zip", "."], cwd=tree, check=True)
+    subprocess.run(["tar", "cf", store / "tarred.tar", "-C", tree, "."], check=True)
+    subprocess.run(["tar", "czf", store / "packed.tar.gz", "-C", tree, "."], check=True)
+    subprocess.run(["tar", "czf", store / "short.tgz", "--format=pax", "-C", tree, "."], check=True)
+
+
+def test_the_folders_equal_what_unpacking_gives(store: Path, mounting: Mounting, tmp_path: Path) -> None:
     fill(tmp_path / "tree")
-    (tmp_path / "out").mkdir()
-    if name == "x.zip":
-        subprocess.run(["zip", "-qry", store / name, "."], cwd=tmp_path / "tree", check=True)
-        subprocess.run(["unzip", "-q", store / name, "-d", tmp_path / "out"], check=True)
-    else:
-        flags = "cf" if name == "x.tar" else "czf"
-        subprocess.run(["tar", flags, store / name, "-C", tmp_path / "tree", "."], check=True)
-        subprocess.run(["tar", "xf", store / name, "-C", tmp_path / "out"], check=True)
+    pack(tmp_path / "tree", store)
+    out = tmp_path / "out"
+    out.mkdir()
+    subprocess.run(["unzip", "-q", store / "zipped.zip", "-d", out], check=True)
+    archives = {"zipped": "zipped.zip", "tarred": "tarred.tar", "packed": "packed.tar.gz", "short": "short.tgz"}
     for _ in range(2):
         with mounting() as mount:
-            assert sorted(os.listdir(mount.directory)) == [".egofs", "x", name] or sorted(
-                os.listdir(mount.directory)
-            ) == ["x", name]
-            subprocess.run(["diff", "-r", "--no-dereference", mount / "x", tmp_path / "out"], check=True)
-            subprocess.run(["cmp", mount / name, store / name], check=True)
-            assert (mount / "x/dir/large.bin").stat().st_size == 9 * MIB
-            assert os.readlink(mount / "x/dir/link") == "../a.txt"
+            assert set(os.listdir(mount.directory)) - {".egofs"} == {*archives, *archives.values()}
+            for folder, name in archives.items():
+                subprocess.run(["diff", "-r", "--no-dereference", mount / folder, out], check=True)
+                subprocess.run(["cmp", mount / name, store / name], check=True)
+                assert (mount / folder / "dir/large.bin").stat().st_size == 9 * MIB
+                assert os.readlink(mount / folder / "dir/link") == "../a.txt"
+                again = subprocess.run(["tar", "cf", "-", "-C", mount / folder, "."], check=True, capture_output=True)
+                unpacked = tmp_path / f"again-{folder}"
+                unpacked.mkdir(exist_ok=True)
+                subprocess.run(["tar", "xf", "-", "-C", unpacked], check=True, input=again.stdout)
+                subprocess.run(["diff", "-r", "--no-dereference", unpacked, out], check=True)
 
 
 def test_any_place_of_any_member_reads_right_in_many_processes(store: Path, mounting: Mounting, tmp_path: Path) -> None:
@@ -111,53 +117,55 @@ def test_any_place_of_any_member_reads_right_in_many_processes(store: Path, moun
         assert [reader.wait(120) for reader in readers] == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_video_in_a_zip_has_its_frames(method: int, store: Path, mounting: Mounting, tmp_path: Path) -> None:
+def test_videos_in_archives_have_their_frames(store: Path, mounting: Mounting, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     make_clip(clip, frames=60, gop=30)
-    (store / "videos.zip").write_bytes(zip_of({"deep/clip.mp4": clip.read_bytes()}, method))
+    files = {"deep/clip.mp4": clip.read_bytes()}
+    (store / "stored.zip").write_bytes(zip_of(files, zipfile.ZIP_STORED))
+    (store / "deflated.zip").write_bytes(zip_of(files))
+    (store / "packed.tar.gz").write_bytes(tar_gz_of(files))
     with mounting() as mount:
-        folder = mount / "videos/deep"
-        assert sorted(os.listdir(folder)) == ["clip.mp4", "frames"]
-        pictures = sorted(os.listdir(folder / "frames/clip"))
-        assert len(pictures) == 60
-        for number in (0, 17, 59):
-            picture = (folder / "frames/clip" / pictures[number]).read_bytes()
-            assert stamp.read(simplejpeg.decode_jpeg(picture)) == number
-        assert os.getxattr(folder / "clip.mp4", "user.egofs.frames") == b"60"
-        assert (folder / "clip.mp4").read_bytes() == clip.read_bytes()
+        for name in ("stored", "deflated", "packed"):
+            folder = mount / name / "deep"
+            assert sorted(os.listdir(folder)) == ["clip.mp4", "frames"]
+            pictures = sorted(os.listdir(folder / "frames/clip"))
+            assert len(pictures) == 60
+            for number in (0, 17, 59):
+                picture = (folder / "frames/clip" / pictures[number]).read_bytes()
+                assert stamp.read(simplejpeg.decode_jpeg(picture)) == number
+            assert os.getxattr(folder / "clip.mp4", "user.egofs.frames") == b"60"
+            assert (folder / "clip.mp4").read_bytes() == clip.read_bytes()
 
 
-@pytest.mark.parametrize("inside", ["C10095_rgb", "TSM_features/C10095_rgb"])
-def test_a_database_in_a_zip_is_opened_by_lmdb_under_its_canonical_name(
-    inside: str, store: Path, mounting: Mounting, tmp_path: Path
+def test_databases_in_zips_are_opened_by_lmdb_under_their_canonical_names(
+    store: Path, mounting: Mounting, tmp_path: Path
 ) -> None:
     import lmdb
 
     with lmdb.open(str(tmp_path / "env"), map_size=64 * MIB) as env, env.begin(write=True) as transaction:
         for number in range(500):
-            transaction.put(f"C10095_rgb_{number:010d}.jpg".encode(), wild(8192, number))
+            transaction.put(f"view_{number:010d}.jpg".encode(), wild(8192, number))
     (store / "TSM_features").mkdir()
-    with zipfile.ZipFile(store / "TSM_features/C10095_rgb.zip", "w", zipfile.ZIP_STORED) as archive:
-        archive.write(tmp_path / "env/data.mdb", f"{inside}/data.mdb")
-        archive.write(tmp_path / "env/lock.mdb", f"{inside}/lock.mdb")
+    for camera, inside in (("C10095_rgb", "C10095_rgb"), ("C10115_rgb", "TSM_features/C10115_rgb")):
+        with zipfile.ZipFile(store / f"TSM_features/{camera}.zip", "w", zipfile.ZIP_STORED) as archive:
+            archive.write(tmp_path / "env/data.mdb", f"{inside}/data.mdb")
+            archive.write(tmp_path / "env/lock.mdb", f"{inside}/lock.mdb")
     code = (
         "import lmdb,random,sys\n"
         "env=lmdb.open(sys.argv[1],readonly=True,lock=False)\n"
         "with env.begin() as t:\n"
         "    for n in (0,17,499):\n"
-        "        assert bytes(t.get(f'C10095_rgb_{n:010d}.jpg'.encode()))==random.Random(n).randbytes(8192)\n"
+        "        assert bytes(t.get(f'view_{n:010d}.jpg'.encode()))==random.Random(n).randbytes(8192)\n"
     )
     with mounting("dataset=assembly101") as mount:
-        assert sorted(os.listdir(mount / "TSM_features")) == ["C10095_rgb", "C10095_rgb.zip", "v1", "v1.zip"]
-        for name in ("C10095_rgb", "v1"):
+        folders = {"C10095_rgb", "C10115_rgb", "v1", "v2"}
+        assert set(os.listdir(mount / "TSM_features")) == folders | {f"{name}.zip" for name in folders}
+        for name in sorted(folders):
             subprocess.run([sys.executable, "-c", code, mount / "TSM_features" / name], check=True, timeout=60)
 
 
 def test_without_archives_they_are_files_alone(store: Path, mounting: Mounting) -> None:
     (store / "x.zip").write_bytes(zip_of({"a": b"1"}))
-    with mounting() as mount:
-        assert (mount / "x/a").read_bytes() == b"1"
     with mounting("archives=false") as mount:
         assert set(os.listdir(mount.directory)) - {".egofs"} == {"x.zip"}
         assert not (mount / "x").exists()
@@ -223,24 +231,12 @@ def test_costs_through_a_mount_are_those_of_what_is_read(store: Path, tmp_path: 
 
 def test_an_index_in_the_cache_serves_who_has_lost_the_catalog(store: Path, tmp_path: Path) -> None:
     (store / "x.tar.gz").write_bytes(tar_gz_of({"a/f": wild(2 * MIB)}))
+    ranges = []
     with S3Server(store.parent) as server:
         for _ in range(2):
-            before = len(server.requests)
             with mounted("s3://bucket", tmp_path / "m", options(server), cache=tmp_path / "c", env=ENV) as mount:
                 assert os.listdir(mount / "x/a") == ["f"]
+            ranges.append(sum(bool(each.range) for each in server.requests))
             for file in (tmp_path / "c").glob("catalog.sqlite*"):
                 file.unlink()
-            assert all("range" not in each.headers for each in server.requests[before:]) or before == 0
-        assert any(each.range for each in server.requests)
-
-
-def test_tar_reads_the_folder_and_gets_the_same_files(store: Path, mounting: Mounting, tmp_path: Path) -> None:
-    fill(tmp_path / "tree")
-    shutil.rmtree(tmp_path / "tree/hollow")
-    subprocess.run(["tar", "czf", store / "x.tgz", "-C", tmp_path / "tree", "."], check=True)
-    with mounting() as mount:
-        subprocess.run(["tar", "cf", tmp_path / "again.tar", "-C", mount / "x", "."], check=True)
-    (tmp_path / "out").mkdir()
-    with tarfile.open(tmp_path / "again.tar") as archive:
-        archive.extractall(tmp_path / "out", filter="data")
-    subprocess.run(["diff", "-r", "--no-dereference", tmp_path / "out", tmp_path / "tree"], check=True)
+    assert ranges[0] == ranges[1] > 0

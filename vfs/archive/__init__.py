@@ -34,9 +34,10 @@ class Archive:
 
 def stem_of(name: str) -> str:
     """What a file is called without an archive's suffix; "" for one that is called like no archive."""
-    lower = name.lower()
-    longest = max((suffix for suffix in SUFFIXES if lower.endswith(suffix)), key=len, default="")
-    return name[: -len(longest)] if longest else ""
+    if not name.lower().endswith(SUFFIXES):  # of most names that is all there is to ask
+        return ""
+    suffix = max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len)
+    return name[: -len(suffix)]
 
 
 def path_of(name: str) -> str | None:

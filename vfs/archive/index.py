@@ -202,6 +202,7 @@ class Index:
     """An index that is whole."""
 
     def __init__(self, file: Path) -> None:
+        self._uri = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
         self._file = file
 
     def fact(self, name: str) -> str:
@@ -260,7 +261,7 @@ class Index:
 
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         try:
-            with closing(sqlite3.connect(f"{self._file.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            with closing(sqlite3.connect(self._uri, uri=True)) as database:
                 return database.execute(statement, values).fetchall()
         except sqlite3.Error as failure:
             raise SourceError(

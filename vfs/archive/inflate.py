@@ -26,7 +26,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from vfs.archive.index import Point
-from vfs.errors import CorruptData, Unavailable
+from vfs.errors import CorruptData, SourceError, Unavailable
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -41,6 +41,11 @@ SPACING_BYTES = 4 << 20
 _MOST_POINTS = 4096
 _POINTS_BY_SIZE = 1000
 _WIDER = 8
+# Each member of a gzip file takes 50 bytes of memory while its points are looked for: 100 MB of so many. They have
+# 128 GB where each has 64 KiB, as bgzip makes them.
+_MOST_MEMBERS = 1 << 21
+# Scans at once: each takes up to 128 MiB, for points, and more than a processor.
+_SCANS = threading.BoundedSemaphore(4)
 _POLL_S = 0.5  # how soon one of two threads notices that the other has ended
 # What one range of `inflated` asks for where the next point is far away.
 _RANGE_BYTES = 16 << 20
@@ -111,6 +116,13 @@ def scan(
     `note` is told how far it is, and may raise to give it up. `consume` begins anew where the stream turns out to be
     so large that its points must stand further apart. Raises CorruptData, and what reading raises.
     """
+    with _SCANS:
+        return _scan(stream, consume, keep, note)
+
+
+def _scan(
+    stream: Stream, consume: Callable[[Inflated], _T], keep: Callable[[Point], None], note: Callable[[int], None]
+) -> tuple[_T, int]:
     spacing = max(SPACING_BYTES, stream.size_bytes // _POINTS_BY_SIZE)
     while True:
         finder = _Finder(stream, spacing)
@@ -181,9 +193,12 @@ def _beginning(byte: int, bits: int) -> bytes:
 def _pieces(name: str, blocks: Iterator[bytes], decoder: Any, *, is_bare: bool) -> Iterator[bytes]:
     """What the blocks of a gzip file inflate to, one member after another. `is_bare`: they begin within a member, so
     that the trailer is passed over. Zlib compares the other trailers. Raises CorruptData."""
-    data = b""
+    data, members = b"", 0
     try:
         while True:
+            members += 1
+            if members > _MOST_MEMBERS:
+                raise SourceError(f"{name}: is a gzip file of millions of members: unpack it and pack it as one")
             while not decoder.eof:
                 data = data or next(blocks, b"")
                 piece = decoder.decompress(data, _PIECE_BYTES)

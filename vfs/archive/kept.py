@@ -41,6 +41,9 @@ _MOST_REMEMBERED = 1000
 # What all indices take on disk: a thousand of the largest are 64 GB, but most are of some MB.
 _MOST_BYTES = 4 << 30
 _ABANDONED_S = 86_400.0
+_SWEEP_EVERY = 64
+# Files stand in 256 folders, by the beginning of their names: each is looked for among its own.
+_FANOUT = 2
 _HEAD_BYTES = 512
 _GZIP_MAGIC = b"\x1f\x8b"
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "Zstandard"}
@@ -80,6 +83,7 @@ class Kept:
         self._known: dict[str, Path] = {}
         self._failed: dict[str, tuple[float, EgofsError]] = {}
         self._making: dict[str, _Making] = {}
+        self._made_count = 0
         self._closed = False
 
     def index(self, archive: Archive) -> Index:
@@ -170,7 +174,7 @@ class Kept:
 
     def _found(self, name: str) -> Path | None:
         """The file of an index that was made before, if it is what it was then."""
-        folder = self._folder()
+        folder = self._folder() / name[:_FANOUT]
         for path in folder.glob(f"{name}-*{_SUFFIX}"):
             if path.name == f"{name}-{_digest(path)}{_SUFFIX}":
                 with suppress(OSError):
@@ -186,7 +190,8 @@ class Kept:
             if self._closed:
                 raise Unavailable(f"{making.name}: this mount has ended")
 
-        folder = self._folder()
+        folder = self._folder() / name[:_FANOUT]
+        folder.mkdir(exist_ok=True, mode=0o700)
         descriptor, temporary = tempfile.mkstemp(".making", f"{name}-", folder)
         os.close(descriptor)
         file = Path(temporary)
@@ -203,7 +208,11 @@ class Kept:
             os.replace(file, path)
         finally:
             file.unlink(missing_ok=True)
-        _sweep(folder)
+        with self._lock:
+            self._made_count += 1
+            is_turn = self._made_count % _SWEEP_EVERY == 1
+        if is_turn:
+            _sweep(self._folder())
         return path
 
     def _folder(self) -> Path:
@@ -284,7 +293,7 @@ def _digest(file: Path) -> str:
 def _sweep(folder: Path) -> None:
     """Holds the folder to its size: what was used longest ago goes first, and what a crash left."""
     with suppress(OSError):  # of two mounts that sweep, one finds files gone
-        used = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir())
+        used = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.glob("*/*"))
         total = sum(size for _, size, _ in used)
         for mtime, size, path in used:
             is_left = path.suffix != _SUFFIX and time.time() - mtime > _ABANDONED_S

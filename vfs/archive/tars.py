@@ -17,8 +17,10 @@ from vfs.errors import CorruptData
 
 _HEADER_BYTES = 512
 _ZEROS = bytes(_HEADER_BYTES)
-# A name and the pax records of a file have hundreds of bytes; whoever says more wants memory.
-_MOST_HEADER_BYTES = 1 << 20
+# A name and the pax records of a file have hundreds of bytes, or with extended attributes up to 64 KiB; whoever says
+# more wants memory. Records for all files that follow are kept by tarfile as long as it reads.
+_MOST_HEADER_BYTES = 256 << 10
+_MOST_RECORDS = 1000
 # A header further on than this is hopped to: at 100 MB/s to read so much takes less than a request does.
 _NEAR_BYTES = 256 << 10
 _LEAST_READ_BYTES = 32 << 10
@@ -40,6 +42,8 @@ def walk(file: Inflated, size_bytes: int | None, writer: Writer) -> None:
         with opened as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # it would keep all of them
+                if len(tar.pax_headers) > _MOST_RECORDS:
+                    raise CorruptData(f"it has {len(tar.pax_headers)} records for all its members: it is damaged")
                 _add(writer, member, size_bytes)
         if watched.last not in (b"", _ZEROS):
             raise CorruptData(f"at byte {tar.offset} stands neither a header nor the end: the tar is damaged")
