@@ -10,6 +10,7 @@ size of, and whatever does not agree with what the archive says of it is Corrupt
 
 import os
 import posixpath
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 """What archives are called, in any case of letters."""
 
 _PATH_MAX = 4096  # Linux's, with the NUL at the end
+_SHORT = 1000
+_ODD = re.compile(r"^[/.]|/[/.]|/$|\0|^$")
 _APPLE_DOUBLE = "._"  # macOS keeps attributes of a file in one beside it
 _APPLE_FOLDER = "__MACOSX"
 
@@ -43,6 +46,9 @@ def stem_of(name: str) -> str:
 def path_of(name: str) -> str | None:
     """Where a member is shown, without / at either end; None for one that is not: it leads out, has no name, or cannot
     be opened. A / in front is dropped, as tar and unzip do. Raises nothing."""
+    # Nearly every name is one that nothing has to be done to.
+    if name.isascii() and len(name) < _SHORT and _ODD.search(name) is None:
+        return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     path = "/".join(parts)
     return path if parts and ".." not in parts and _can_be_opened(path) else None
@@ -50,7 +56,9 @@ def path_of(name: str) -> str | None:
 
 def is_apple_double(path: str) -> bool:
     """Whether a member is what macOS puts beside another, which nobody unpacks on purpose."""
-    return path.partition("/")[0] == _APPLE_FOLDER or posixpath.basename(path).startswith(_APPLE_DOUBLE)
+    return (_APPLE_DOUBLE in path or _APPLE_FOLDER in path) and (
+        path.partition("/")[0] == _APPLE_FOLDER or posixpath.basename(path).startswith(_APPLE_DOUBLE)
+    )
 
 
 def link_target(path: str, written: str) -> str | None:

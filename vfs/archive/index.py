@@ -37,7 +37,7 @@ _INSERT = f"""
 INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (folder, name) DO UPDATE
     SET (kind, size_bytes, mtime_ns, place, target) =
         (excluded.kind, excluded.size_bytes, excluded.mtime_ns, excluded.place, excluded.target)
-    WHERE entry.kind <> {_DIR}
+    WHERE entry.kind <> {_DIR} OR excluded.kind = {_DIR}
 """
 _BATCH_ROWS = 2048
 _PAGE_ROWS = 256
@@ -84,6 +84,7 @@ class Writer:
         self._database.executescript(_SCHEMA)
         self._rows: list[tuple[Any, ...]] = []
         self._folders: set[str] = set()
+        self._last = "", b""  # the folder of the last member, and its bytes
         self.left_out: dict[str, int] = {}
         """How many members are not shown, by reason."""
         self._database.execute("BEGIN")
@@ -183,18 +184,15 @@ class Writer:
             path = folder
 
     def _add(self, folder: str, name: str, kind: int, size_bytes: int, mtime_ns: int, place: str, target: str) -> None:
-        row = (os.fsencode(folder), os.fsencode(name), kind, size_bytes, mtime_ns, place, os.fsencode(target))
-        self._rows.append(row)
+        if folder != self._last[0]:
+            self._last = folder, os.fsencode(folder)
+        encoded = os.fsencode(target) if target else b""
+        self._rows.append((self._last[1], os.fsencode(name), kind, size_bytes, mtime_ns, place, encoded))
         if len(self._rows) >= _BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        # A folder takes the place of whatever else has its name.
-        for row in self._rows:
-            if row[2] == _DIR:
-                self._database.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            else:
-                self._database.execute(_INSERT, row)
+        self._database.executemany(_INSERT, self._rows)
         self._rows.clear()
 
 

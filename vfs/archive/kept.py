@@ -252,7 +252,7 @@ def _walk(
         _walk_gzip(archive, writer, note)
     elif is_zip or head.startswith(b"PK\3\4"):
         form = "zip"
-        zips.walk(archive, writer, read_link)
+        zips.walk(archive, writer, read_link, note)
     else:
         form = "tar"
         for magic, how in _OTHERS.items():

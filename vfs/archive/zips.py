@@ -10,6 +10,7 @@ import calendar
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from vfs.archive import Archive, link_target, path_of
@@ -76,13 +77,19 @@ def local_header_bytes(header: bytes, name: str) -> int:
     return LOCAL_HEADER_BYTES + int(name_bytes) + int(extra_bytes)
 
 
-def walk(archive: Archive, writer: Writer, read_link: Callable[[Place, int, str], bytes]) -> None:
-    """Adds what stands in a zip. `read_link` reads a small member whole, given its place, size and name.
+def walk(
+    archive: Archive,
+    writer: Writer,
+    read_link: Callable[[Place, int, str], bytes],
+    note: Callable[[int], None] = lambda done_bytes: None,
+) -> None:
+    """Adds what stands in a zip. `read_link` reads a small member whole, given its place, size and name. `note` is told
+    how far it is, and may raise to give it up.
 
     Raises CorruptData for what is no zip or is damaged, and SourceError for one that is a part of several.
     """
     links = 0
-    for member in _members(archive):
+    for member in _members(archive, note):
         if member.name.endswith("/"):
             writer.add(member.name, "dir")
         elif member.is_link and member.size_bytes <= _MOST_TARGET_BYTES and links < _MOST_LINKS:
@@ -119,7 +126,7 @@ def _add_link(writer: Writer, member: _Member, read_link: Callable[[Place, int, 
 # -- the directory -----------------------------------------------------------------------------------------------
 
 
-def _members(archive: Archive) -> Iterator[_Member]:
+def _members(archive: Archive, note: Callable[[int], None]) -> Iterator[_Member]:
     """The members in the order of the directory."""
     tail_bytes = min(_TAIL_BYTES, archive.size_bytes)
     tail_start = archive.size_bytes - tail_bytes
@@ -131,7 +138,8 @@ def _members(archive: Archive) -> Iterator[_Member]:
         bounds = [*range(start, start + length, _RANGE_BYTES), start + length]
         ranges = (bytes(archive.read(first, stop - first)) for first, stop in pairwise(bounds))
     found, data, at = 0, b"", 0
-    for more in ranges:
+    for number, more in enumerate(ranges):
+        note(start + number * _RANGE_BYTES)
         data, at = data[at:] + more, 0
         while len(data) - at >= _ENTRY.size:
             parsed = _entry(data, at, shift)
@@ -193,7 +201,7 @@ def _entry(data: bytes, at: int, shift: int) -> tuple[_Member, int] | None:
     stop = extra_stop + lengths[2]
     if stop > len(data):
         return None
-    extras = _extras(data[name_stop:extra_stop])
+    extras = _extras(data[name_stop:extra_stop]) if lengths[1] else {}
     size, packed, offset = _large((size, packed, offset), extras.get(_EXTRA_64, b""))
     host = made_by >> 8
     is_link = host == _UNIX and (attributes >> 16) & _KIND_MODE == _LINK_MODE
@@ -239,10 +247,16 @@ def _name(raw: bytes, flags: int, host: int, extras: dict[int, bytes]) -> str:
 
 
 def _mtime_ns(date: int, time: int, extras: dict[int, bytes]) -> int:
-    """When a member was changed: in UTC where that is told, else the packer's own clock taken for UTC (4.4.6)."""
+    """When a member was changed: in UTC where that is told, else the packer's own clock taken for UTC."""
     times = extras.get(_EXTRA_TIMES, b"")
     if len(times) >= 5 and times[0] & 1:
         return max(0, int(struct.unpack_from("<i", times, 1)[0])) * 1_000_000_000
+    return _dos_time_ns(date, time)
+
+
+@lru_cache(4096)
+def _dos_time_ns(date: int, time: int) -> int:
+    """A date and a time as DOS has them (4.4.6)."""
     clock = (1980 + (date >> 9), date >> 5 & 15, date & 31, time >> 11, time >> 5 & 63, 2 * (time & 31))
     try:
         return calendar.timegm(clock) * 1_000_000_000
