@@ -35,6 +35,17 @@ class Archive:
     read: Callable[[int, int], bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A member: of which archive, of what form ("zip", "tar" or "gz"), where it stands there (Row.place), its size."""
+
+    archive: Archive
+    form: str
+    place: str
+    size_bytes: int
+    name: str
+
+
 def stem_of(name: str) -> str:
     """What a file is called without an archive's suffix; "" for one that is called like no archive."""
     if not name.lower().endswith(SUFFIXES):  # of most names that is all there is to ask

@@ -22,6 +22,9 @@ Kind: TypeAlias = Literal["file", "dir", "link"]
 WriteError = sqlite3.Error
 """What a Writer raises where its file cannot be written."""
 
+FORM, TOP = "form", "top"
+"""Facts: how members are read ("zip", "tar", "gz"), and the folder that is shown as the archive's own."""
+
 _KINDS: tuple[Kind, ...] = ("file", "dir", "link")
 _FILE, _DIR, _LINK = range(3)
 
@@ -207,6 +210,15 @@ class Index:
         """What was set of the archive under that name; "" if nothing was."""
         rows = self._select("SELECT value FROM fact WHERE name = ?", name)
         return str(rows[0][0]) if rows else ""
+
+    @property
+    def form(self) -> str:
+        """How members are read: Packed.form."""
+        return self.fact(FORM)
+
+    def below_top(self, path: str) -> str:
+        """A path in the folder that is shown as the archive's own, as it is in the archive."""
+        return "/".join(part for part in (self.fact(TOP), path) if part)
 
     def entries(self, folder: str) -> Iterator[Row] | None:
         """What stands in a folder, in the order of the names' bytes; None where there is no such folder."""

@@ -24,7 +24,7 @@ from pathlib import Path
 import xxhash
 
 from vfs.archive import Archive, stem_of, tars, zips
-from vfs.archive.index import Index, WriteError, Writer
+from vfs.archive.index import FORM, TOP, Index, WriteError, Writer
 from vfs.archive.inflate import Inflated, Stream, scan
 from vfs.errors import CorruptData, EgofsError, SourceError, Timeout, Unavailable
 
@@ -48,8 +48,6 @@ _HEAD_BYTES = 512
 _GZIP_MAGIC = b"\x1f\x8b"
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "Zstandard"}
 
-FORM, TOP = "form", "top"
-"""Facts of an index: what members are read by ("zip", "tar", "gz"), and the folder that is shown as the archive's."""
 _INFLATED = "inflated_bytes"
 
 

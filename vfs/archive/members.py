@@ -10,12 +10,11 @@ Called by sources/archives.py. Any thread may enter; `_lock` is over what is rem
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from cachetools import LRUCache
 
-from vfs.archive import Archive
+from vfs.archive import Archive, Packed
 from vfs.archive.index import Index
 from vfs.archive.inflate import Stream, inflated
 from vfs.archive.kept import Kept, inflated_bytes
@@ -34,17 +33,6 @@ _MOST_KNOWN = 100_000
 _KEPT_BYTES = 64 << 20
 # A larger piece between two points (of an archive of hundreds of GB, or where one block is so large) is not kept.
 _MOST_PIECE_BYTES = 32 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A member: of which archive, of what form ("zip", "tar" or "gz"), where it stands there (Row.place), its size."""
-
-    archive: Archive
-    form: str
-    place: str
-    size_bytes: int
-    name: str
 
 
 class Members:

@@ -25,16 +25,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from cachetools import LRUCache
 
-from vfs.archive import Archive, stem_of
-from vfs.archive.index import Index, Row
-from vfs.archive.kept import FORM, TOP, Kept
-from vfs.archive.members import Members, Packed
+from vfs.archive import Archive, Packed, stem_of
 from vfs.errors import Changed, CorruptData, NotFound
 from vfs.sources import Listed, ObjectInfo, Source
+
+if TYPE_CHECKING:
+    from vfs.archive.index import Index, Row
+    from vfs.archive.kept import Kept
+    from vfs.archive.members import Members
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +70,9 @@ class ArchiveSource:
         self.url = inner.url
         self.remote = inner.remote
         self._clock = clock
-        self._kept = Kept(state, lambda *member: self._members.read_link(*member))
-        self._members = Members(self._kept)
+        self._state = state
         self._lock = threading.Lock()
+        self._made: tuple[Kept, Members] | None = None
         # Of each folder that was listed its archives, by the name of the directory that each is shown as.
         self._folders: LRUCache[str, Mapping[str, _Seen]] = LRUCache(
             _MOST_REMEMBERED, getsizeof=lambda found: 1 + len(found)
@@ -108,11 +111,11 @@ class ArchiveSource:
                     raise
         seen, root, inside = place
         archive, index = self._opened(seen, root)
-        folder, _, name = self._inside(index, inside).rpartition("/")
+        folder, _, name = index.below_top(inside).rpartition("/")
         row = index.entry(folder, name)
         if row is None or row.kind != "file":
             raise NotFound(f"stat {key}: {archive.key} has no such member")
-        return _member(key, archive, index.fact(FORM), row)
+        return _member(key, archive, index.form, row)
 
     def read(self, obj: ObjectInfo, start: int, length: int) -> bytes:
         """The bytes; of a member, from the version of the archive that its own version names."""
@@ -126,14 +129,17 @@ class ArchiveSource:
         form, place, archive = _parsed(obj.version)
         member = Packed(self._archive(archive), form, place, obj.size_bytes, obj.key)
         try:
-            return self._members.read(member, start, length)
+            return self._tools()[1].read(member, start, length)
         except (Changed, NotFound):
             self._forget(archive.key)
             raise
 
     def close(self) -> None:
         """Gives up the indices that are being made, and ends the inner source's connections."""
-        self._kept.close()
+        with self._lock:
+            opened = self._made
+        if opened is not None:
+            opened[0].close()
         self.inner.close()
 
     # -- folders of the store
@@ -195,17 +201,17 @@ class ArchiveSource:
 
     def _members_of(self, folder: str, seen: _Seen, root: str, inside: str) -> Iterator[Listed]:
         archive, index = self._opened(seen, root)
-        rows = index.entries(self._inside(index, inside))
+        rows = index.entries(index.below_top(inside))
         if rows is None:
             raise NotFound(f"list {folder}: {archive.key} has no such folder")
-        form = index.fact(FORM)
+        form = index.form
         for row in rows:
             if row.kind == "file":
                 yield Listed(row.name, "file", _member(f"{folder}/{row.name}", archive, form, row))
             else:
                 yield Listed(row.name, row.kind, target=row.target)
 
-    def _opened(self, seen: _Seen, root: str) -> tuple[ObjectInfo, Index]:
+    def _opened(self, seen: _Seen, root: str) -> "tuple[ObjectInfo, Index]":
         """The archive as it is now, and its index. Raises NotFound where it is gone."""
         obj, again = seen.obj, False
         while True:
@@ -213,7 +219,7 @@ class ArchiveSource:
             if again or self._clock() - seen.seen_at > believed_s:
                 obj = self._looked_at(seen, root)
             try:
-                return obj, self._kept.index(self._archive(obj))
+                return obj, self._tools()[0].index(self._archive(obj))
             except Changed:
                 if again:
                     raise
@@ -241,10 +247,16 @@ class ArchiveSource:
         """What is remembered of a folder. Called with the lock."""
         return self._folders.get(folder, self._largest.get(folder))
 
-    @staticmethod
-    def _inside(index: Index, path: str) -> str:
-        """A path below the directory that is shown, as it is in the index."""
-        return "/".join(part for part in (index.fact(TOP), path) if part)
+    def _tools(self) -> "tuple[Kept, Members]":
+        """The indices and the members, for who has an archive to look into: 30 ms that others do not take."""
+        with self._lock:
+            if self._made is None:
+                from vfs.archive.kept import Kept
+                from vfs.archive.members import Members
+
+                kept = Kept(self._state, lambda *member: self._tools()[1].read_link(*member))
+                self._made = kept, Members(kept)
+            return self._made
 
     def _archive(self, obj: ObjectInfo) -> Archive:
         return Archive(f"{self.url}\0{obj.identity}", obj.key, obj.size_bytes, partial(self.inner.read, obj))
@@ -271,7 +283,7 @@ def _long_name(obj: ObjectInfo) -> str:
 # -- versions of members
 
 
-def _member(key: str, archive: ObjectInfo, form: str, row: Row) -> ObjectInfo:
+def _member(key: str, archive: ObjectInfo, form: str, row: "Row") -> ObjectInfo:
     quoted = quote_from_bytes(os.fsencode(archive.key))
     version = f"{_MEMBER}{form};{row.place};{archive.size_bytes:x};{archive.mtime_ns:x};{quoted};{archive.version}"
     return ObjectInfo(key, row.size_bytes, row.mtime_ns or archive.mtime_ns, version)
