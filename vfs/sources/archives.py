@@ -155,8 +155,9 @@ class ArchiveSource:
             yield listed
         now = self._clock()
         shown = {name: _Seen(obj, now) for name, obj in _names(archives, names).items()} if archives else _NONE
-        for obj in archives if len(shown) < len(archives) else ():
-            if all(seen.obj is not obj for seen in shown.values()):
+        given = {id(seen.obj) for seen in shown.values()}
+        for obj in archives:
+            if id(obj) not in given:
                 self._say(f"{obj.key} is not shown as a folder: its folder has all names already that it could have")
         with self._lock:
             try:
