@@ -65,6 +65,9 @@ class MountOptions:
         default=None, description="what the tree is, when SOURCE is a URL or folder: assembly101, plain, …"
     )
     frames: bool = option(default=True, description="show the virtual frames directories")
+    archives: bool = option(
+        default=True, description="show zip and tar archives (.zip, .tar, .tar.gz, .tgz) as folders beside themselves"
+    )
     allow_other: bool = option(
         default=False, description="let other users in (as an ordinary user: needs user_allow_other)"
     )

@@ -31,7 +31,9 @@ from vfs.disk import Disk
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
 from vfs.options import as_dict
+from vfs.sources import Source
 from vfs.sources.ahead import AheadSource
+from vfs.sources.archives import ArchiveSource
 from vfs.sources.retry import TOTAL_S, RetryingSource
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ _PREPARATION_S = 600.0
 _PATIENCE_AT_MOUNT_S = 10.0
 _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
-_OBJECTS, _DATASETS = "objects", "datasets"
+_OBJECTS, _DATASETS, _ARCHIVES = "objects", "datasets", "archives"
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
 # What frames need is imported when nothing was read for so long: beside a reader it would hold the interpreter, for
@@ -114,7 +116,8 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
         renewal=getattr(dataset_module, "RENEWAL", ""),
     )
     walked = AheadSource(source)
-    dataset = dataset_module.open_dataset(walked, options, cache_dir / _DATASETS)
+    shown: Source = ArchiveSource(walked, cache_dir / _ARCHIVES) if config.mount.archives else walked
+    dataset = dataset_module.open_dataset(shown, options, cache_dir / _DATASETS)
     dataset.check()
     age = config.mount.listing_age
     if age is None:
@@ -123,11 +126,13 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
     cache = _open_cache(config, source.remote)
     mounted = MountedDataset(
         dataset,
-        getattr(dataset, "source", walked),
+        getattr(dataset, "source", shown),
         cache,
         cache_dir / "catalog.sqlite" if source.remote else None,
         space=json.dumps(
-            [source.url, dataset_module.__name__, as_dict(options), *dataset.selection], sort_keys=True, default=str
+            [source.url, dataset_module.__name__, as_dict(options), config.mount.archives, *dataset.selection],
+            sort_keys=True,
+            default=str,
         ),
         listing_age_s=age,
         show_frames=config.mount.frames,

@@ -29,7 +29,7 @@ LAYERS = (
     {"vfs.cache"},
     {"vfs.readahead", "vfs.disk", "vfs.siblings", "vfs.documents"},
     {"vfs.sources"},
-    {"vfs.boto", "vfs.direct", "vfs.awssettings", "vfs.drive", "vfs.ytdlp"},
+    {"vfs.boto", "vfs.direct", "vfs.awssettings", "vfs.drive", "vfs.ytdlp", "vfs.archive"},
     {"vfs.web"},
     {
         "vfs.node",
@@ -54,7 +54,7 @@ VIDEO_IMPORTS = {"vfs.errors", "vfs.extent", "vfs.malloc"}
 VIDEO_IMPORTED_BY = {"mountd", "vfs.datasets", "vfs.mounted", "vfs.frames", "vfs.shelf", "vfs.variant"}
 
 # Modules of vfs.sources that are not stores, so that they may be imported where they are needed.
-NOT_STORES = {"vfs.sources.retry", "vfs.sources.ahead"}
+NOT_STORES = {"vfs.sources.retry", "vfs.sources.ahead", "vfs.sources.archives"}
 
 # Which modules may import a library; a name ending in a dot admits everything below that package and the package.
 CONFINED = {
@@ -72,7 +72,9 @@ CONFINED = {
     "cryptography": ("vfs.drive.oauth",),
     "lmdb": ("vfs.datasets.demo_tree", "mountd.lmdbmerge"),
     "msgspec": ("vfs.datasets.",),
-    "sqlite3": ("vfs.catalog", "vfs.database", "vfs.disk"),
+    "sqlite3": ("vfs.catalog", "vfs.database", "vfs.disk", "vfs.archive.index"),
+    "indexed_gzip": ("vfs.archive.inflate",),
+    "tarfile": ("vfs.archive.tars",),
     "click": ("mountd.",),
     "tenacity": ("vfs.sources.retry",),
     "attrs": ("vfs.options",),
@@ -345,7 +347,12 @@ PLACES = {
     "cryptography": ({"vfs.drive.oauth"}, {"vfs.drive.api", "mountd.auth"}),
     "lmdb": ({"vfs.datasets.demo_tree", "mountd.lmdbmerge"}, {"vfs.datasets.demo", "vfs.datasets", "mountd.cli"}),
     "msgspec": ({"vfs.datasets.egoexo4d"}, {"vfs.documents", "vfs.catalog", "mountd.metrics"}),
-    "sqlite3": ({"vfs.catalog", "vfs.database", "vfs.disk"}, {"vfs.cache", "vfs.datasets", "mountd.metrics"}),
+    "sqlite3": (
+        {"vfs.catalog", "vfs.database", "vfs.disk", "vfs.archive.index"},
+        {"vfs.cache", "vfs.datasets", "mountd.metrics", "vfs.archive.kept"},
+    ),
+    "indexed_gzip": ({"vfs.archive.inflate"}, {"vfs.archive.kept", "vfs.sources.archives"}),
+    "tarfile": ({"vfs.archive.tars"}, {"vfs.archive", "vfs.sources.archives"}),
     "click": ({"mountd.cli"}, {"vfs.sources", "vfs.errors"}),
     "tenacity": ({"vfs.sources.retry"}, {"vfs.sources", "vfs.sources.s3"}),
     "attrs": ({"vfs.options"}, {"mountd.config", "vfs.sources.s3", "vfs.datasets.plain"}),

@@ -28,7 +28,7 @@ UNKNOWN_SIZE = -1
 """The size of an object that something else than the store names, and that the store has not been asked for yet. Only
 folders' entries have such objects: whoever wants one asks for it first."""
 
-_NOT_STORES = {"ahead", "retry"}
+_NOT_STORES = {"ahead", "archives", "retry"}
 _SCHEME_ALIASES = {"": "local", "file": "local", "https": "http"}
 
 
