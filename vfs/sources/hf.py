@@ -31,7 +31,8 @@ from vfs.tokenfile import TokenFile
 _log = logging.getLogger(__name__)
 
 _URL = re.compile(
-    r"hf://(?:(datasets|models|spaces)/)?([\w.-]+/[\w.-]+)(?:@(refs/(?:pr/\d+|convert/[\w.-]+)|[^/@]+))?(?:/(.*))?",
+    r"hf://(?:(datasets|models|spaces)/)?(?!(?:datasets|models|spaces|kernels|buckets)/)([\w.-]+/[\w.-]+)"
+    r"(?:@(refs/(?:pr/\d+|convert/[\w.-]+)|[^/@]+))?(?:/(.*))?",
     re.IGNORECASE | re.DOTALL | re.ASCII,
 )
 _ENDPOINT = "https://huggingface.co"
