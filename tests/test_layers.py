@@ -29,11 +29,12 @@ LAYERS = (
     {"vfs.cache"},
     {"vfs.readahead", "vfs.disk", "vfs.siblings", "vfs.documents"},
     {"vfs.sources"},
-    {"vfs.boto", "vfs.direct", "vfs.awssettings", "vfs.hubwalk"},
+    {"vfs.boto", "vfs.direct", "vfs.awssettings", "vfs.hubwalk", "vfs.weblisting"},
     {"vfs.hub"},
     {"vfs.web"},
     {
         "vfs.tokenfile",
+        "vfs.filelist",
         "vfs.node",
         "vfs.options",
         "vfs.flight",

@@ -87,8 +87,10 @@ class Web:
         most_bytes: int = MOST_BYTES,
         follow: bool = True,
         refused: bool = False,
+        take: bool = True,
     ) -> Answer:
         """The whole answer, which is a success; with `follow` false it may be a redirect, with `refused` any error.
+        Without `take` no body is waited for, and none is given.
 
         `what` stands in front of each message, and the URL, which may let one in, in none. Raises the types of
         vfs.errors as the status has it; SourceError for an answer of more than `most_bytes`, and for one that came
@@ -97,7 +99,8 @@ class Web:
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         with self._sent(method, what, url, sent, body=body, follow=follow) as (response, where):
             failed = response.status >= 400
-            answer = _answered(response, where, _words(response) if failed else _taken(what, response, most_bytes))
+            taken = _words(response) if failed else _taken(what, response, most_bytes) if take else b""
+            answer = _answered(response, where, taken)
         if failed and not refused:
             raise self.failure(what, answer)
         if answer.body and not failed and (packed := _packed(answer.headers, answer.url)):
@@ -225,6 +228,12 @@ def moment_s(value: str) -> float:
 def mtime_ns(headers: Mapping[str, str]) -> int:
     """When the file was changed last, 0 where the server does not say."""
     return int(moment_s(headers.get("last-modified", ""))) * 1_000_000_000
+
+
+def length(answer: Answer) -> int | None:
+    """How large a file is of which this is the answer to HEAD, or to a GET of all; None where it does not say."""
+    told = answer.headers.get("content-length", "")
+    return int(told) if told.isascii() and told.isdigit() and not _packed(answer.headers, answer.url) else None
 
 
 def _only(file: File) -> dict[str, str]:
