@@ -21,7 +21,7 @@ from tests.s3server import S3Server
 from tests.webserver import WebServer
 from vfs.errors import Changed, EgofsError, NotFound, OptionError
 from vfs.options import described
-from vfs.sources import Deep, DeepPage, Listed, ObjectInfo, Page, Paged, Source, module_for, names
+from vfs.sources import UNKNOWN_SIZE, Deep, DeepPage, Listed, ObjectInfo, Page, Paged, Source, module_for, names
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 ODD_NAMES = ["with space", "a+b", "a&b<c>", "ünïcode-日本", "100%", "a%2Fb", "quote'\"s", "semi;colon", "q?x=1#y", "~."]
