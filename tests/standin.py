@@ -145,9 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: Reply, fault: Fault | None) -> None:
         self.send_response(reply.status)
-        length = {"Content-Length": str(len(reply.body))} if reply.length else {}
-        if not reply.length:
-            self.close_connection = True
+        length = {"Content-Length": str(len(reply.body))} if reply.length else {"Connection": "close"}
         for name, value in {**length, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
