@@ -20,6 +20,8 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 MOST_BYTES = 64 << 20
 _MOST_ROWS = 500_000
 _MOST_NAME_BYTES = 255  # NAME_MAX of Linux
+# A relative URL of plain names: none of them begins with a dot.
+_SIMPLE = re.compile(r"(?:[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*/)*[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*")
 _COLUMNS = {"path", "url", "size", "version", "etag", "sha256", "md5", "mtime"}
 
 
@@ -41,7 +43,7 @@ class FileList:
 
     def __init__(self, content: bytes, *, root: str, base: str) -> None:
         """`root` is the URL below which paths without a URL stand, `base` what relative URLs are relative to; both
-        have a / at their ends where they are folders. Raises ValueError for what is no list."""
+        have a / at their ends where they are folders: the root always has. Raises ValueError for what is no list."""
         self.left_out: list[str] = []
         """Why rows are left out, the first of them; `left_out_count` says how many there are."""
         self.left_out_count = 0
@@ -79,12 +81,18 @@ class FileList:
     def _add(self, number: int, told: Mapping[str, Any]) -> None:
         url = str(told.get("url") or "").strip()
         path = (str(told.get("path") or "") or self._path_of(url)).removeprefix("./")
-        if (why := _why_not(path)) or (why := self._why_no_url(url)):
+        why = _why_not(path)
+        where = ""
+        if not why and path in self._rows:
+            why = f"{path[:100]!r} stands twice"
+        if not why:
+            try:
+                where = self._where(path, url)
+            except ValueError as failure:
+                why = f"its url {failure}"
+        if why:
             self._leave_out(f"row {number}: {why}")
-        elif path in self._rows:
-            self._leave_out(f"row {number}: {path[:100]!r} stands twice")
         else:
-            where = urljoin(self._base, url) if url else urljoin(self._root, _quoted(path))
             self._rows[path] = Row(where, _size(told.get("size")), _version(told), _mtime_ns(told.get("mtime")))
 
     def _leave_out(self, why: str) -> None:
@@ -95,21 +103,30 @@ class FileList:
     def _path_of(self, url: str) -> str:
         """Where a URL without a path stands in the tree: as it stands below the root, else under its last name."""
         whole = urljoin(self._base, url)
-        if whole.startswith(self._root) and self._root.endswith("/"):
+        if whole.startswith(self._root):
             return unquote(whole.removeprefix(self._root).partition("?")[0], errors="surrogateescape")
         try:
             return unquote(urlsplit(whole).path.rpartition("/")[2], errors="surrogateescape")
         except ValueError:
             return ""
 
-    def _why_no_url(self, url: str) -> str:
+    def _where(self, path: str, url: str) -> str:
+        """The URL of a row. Raises ValueError for one that is not of the web, with what is wrong with it."""
+        if not url:
+            return self._root + _quoted(path)
+        if _SIMPLE.fullmatch(url):  # nearly all are, and putting URLs together by all rules takes ten times as long
+            return self._base.rpartition("/")[0] + "/" + url
         try:
-            there = urlsplit(urljoin(self._base, url))
-            if there.scheme not in ("http", "https") or not there.hostname or there.port == 0:
-                return f"an address of {there.scheme[:20] or 'no scheme'} is none of http or https"
+            where = urljoin(self._base, url)
+            there = urlsplit(where)
+            is_web = there.scheme in ("http", "https") and there.hostname and there.port != 0
         except ValueError:
-            return "its url is none"
-        return "its url has a password in it" if "@" in there.netloc else ""
+            raise ValueError("is none") from None
+        if not is_web or re.match("https?:/*$", url):
+            raise ValueError("is none of http or https")
+        if "@" in there.netloc:
+            raise ValueError("has a password in it")
+        return where
 
 
 def _told(content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -183,7 +200,7 @@ def _size(told: object) -> int | None:
 def _version(told: Mapping[str, Any]) -> str:
     for name in ("version", "etag", "sha256", "md5"):
         value = str(told.get(name) or "").strip()
-        if not re.fullmatch(r"[\x20-\x7e]{1,500}", value):  # what no header can have is no ETag
+        if not value or not re.fullmatch(r"[\x20-\x7e]{1,500}", value):  # what no header can have is no ETag
             continue
         if name in ("sha256", "md5"):
             return f"{name}:{value.lower()}"
@@ -194,6 +211,8 @@ def _version(told: Mapping[str, Any]) -> str:
 def _mtime_ns(told: object) -> int:
     """Seconds of the epoch, or a date of ISO 8601 (UTC where it names no zone)."""
     text = str(told).strip() if told is not None else ""
+    if not text:
+        return 0
     try:
         if re.fullmatch(r"\d{1,11}(\.\d*)?", text):
             return int(float(text)) * 1_000_000_000

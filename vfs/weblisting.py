@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 from xml.parsers import expat
 
 from vfs import web
@@ -61,13 +61,13 @@ def multistatus(body: bytes, url: str) -> tuple[bool, list[Found]]:
     Raises ValueError for what is none, or has what a multistatus has no need of (a document type, and so entities).
     """
     parser = _Multistatus()
-    base = urlsplit(url)
+    folder = _Folder(url)
     found: dict[str, Found] = {}
-    is_folder = base.path.endswith("/")
+    is_folder = True
     for href, properties in parser.responses(body):
-        child = _child(href, base)
+        child = folder.child(href)
         if child is None:
-            if _segments(_path_of(href, base) or "") == _segments(base.path):
+            if folder.is_itself(href):
                 is_folder = properties.is_folder
             continue
         size = int(properties.size) if properties.size.isascii() and properties.size.isdigit() else None
@@ -79,35 +79,43 @@ def multistatus(body: bytes, url: str) -> tuple[bool, list[Found]]:
 # -- names in URLs ------------------------------------------------------------------------------------------------
 
 
-def _child(href: str, base: SplitResult) -> tuple[str, bool] | None:
-    """The name that a link from a folder's page has there, and whether it is written as a folder's; None for a link
-    to anywhere else."""
-    path = _path_of(href, base)
-    if path is None:
-        return None
-    here, there = _segments(base.path), _segments(path)
-    if len(there) != len(here) + 1 or there[:-1] != here:
-        return None
-    name = there[-1].decode("utf-8", "surrogateescape")
-    return None if name in ("", ".", "..") or "/" in name or "\0" in name else (name, path.endswith("/"))
+class _Folder:
+    """A folder's URL, and what links on its page lead to."""
 
+    def __init__(self, url: str) -> None:
+        self._base = urlsplit(url)
+        self._steps = _segments(self._base.path)
 
-def _path_of(href: str, base: SplitResult) -> str | None:
-    """The path of a link, in full and still encoded; None for one with a query, or of another host."""
-    href = href.strip(" \t\r\n\f").partition("#")[0]
-    if not href or "?" in href:
-        return None
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", href):
+    def child(self, href: str) -> tuple[str, bool] | None:
+        """The name that a link has in the folder, and whether it is written as a folder's; None for one elsewhere."""
+        path = self._path_of(href)
+        there = _segments(path) if path is not None else []
+        if path is None or len(there) != len(self._steps) + 1 or there[:-1] != self._steps:
+            return None
+        name = there[-1].decode("utf-8", "surrogateescape")
+        return None if name in ("", ".", "..") or "/" in name or "\0" in name else (name, path.endswith("/"))
+
+    def is_itself(self, href: str) -> bool:
+        """Whether a link leads to the folder."""
+        path = self._path_of(href)
+        return path is not None and _segments(path) == self._steps
+
+    def _path_of(self, href: str) -> str | None:
+        """The path of a link, in full and still encoded; None for one with a query, or of another host."""
+        href = href.strip(" \t\r\n\f").partition("#")[0]
+        if not href or "?" in href:
+            return None
+        if not _NAMES_A_HOST.match(href):
+            return href if href.startswith("/") else self._base.path.rpartition("/")[0] + "/" + href
         try:
-            there = urlsplit(urljoin(base.geturl(), href))
+            there = urlsplit(urljoin(self._base.geturl(), href))
         except ValueError:
             return None
-        if there.scheme not in ("http", "https") or there.hostname != base.hostname:
-            return None
-        path = there.path
-    else:
-        path = href if href.startswith("/") else base.path.rpartition("/")[0] + "/" + href
-    return path
+        is_here = there.scheme in ("http", "https") and there.hostname == self._base.hostname
+        return there.path if is_here else None
+
+
+_NAMES_A_HOST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
 
 
 def _segments(path: str) -> list[bytes]:
@@ -146,9 +154,9 @@ def _of_html(body: bytes, url: str) -> Iterator[Found]:
     # Names are bytes; what a page says of its encoding is not needed to give back the same.
     links.feed(body.decode("utf-8", "surrogateescape"))
     links.close()
-    base = urlsplit(url)
+    folder = _Folder(url)
     for href in links.hrefs:
-        child = _child(urljoin(urljoin(url, links.base), href) if links.base else href, base)
+        child = folder.child(urljoin(urljoin(url, links.base), href) if links.base else href)
         if child is not None:
             yield Found(*child)
 
