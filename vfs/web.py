@@ -75,6 +75,7 @@ class Web:
         self._judge = judge
         self._lock = threading.Lock()
         self._pools: dict[str, PoolManager] = {}  # by the proxy that they go through; under the lock
+        self._proxies: dict[str, str] = {}  # by the server that they lead to: to look costs as much as a request
 
     def ask(
         self,
@@ -166,8 +167,11 @@ class Web:
         raise SourceError(f"{what}: the server sends from one address to the next without end")
 
     def _connections(self, url: str) -> "PoolManager":
-        proxy = _proxy_for(url)
+        server = "/".join(url.split("/", 3)[:3])
         with self._lock:
+            if server not in self._proxies:
+                self._proxies[server] = _proxy_for(server)
+            proxy = self._proxies[server]
             if proxy not in self._pools:
                 import urllib3
 
