@@ -7,15 +7,15 @@ whatever is no read. Faults are those of tests/s3server.py.
 import re
 import socket
 import ssl
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.s3server import Body, Cut, Drip, Fault, Garble, HangUp, Request, Shift, Stall, Status, Truncate, Whole
+from tests.s3server import Body, Cut, Fault, Garble, HangUp, Request, Shift, Status, Whole
+from tests.s3server import _Handler as S3Handler
+from tests.s3server import _Http as S3Http
 
 READS = {"GET", "HEAD"}
 
@@ -44,8 +44,8 @@ class StandIn:
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
         handler = type("Handler", (_Handler,), {"protocol_version": self.protocol})
-        self.http = _Http(("127.0.0.1", port), handler)
-        self.http.standin = self
+        self.http = S3Http(("127.0.0.1", port), handler)
+        self.http.store = self
         self._thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
 
     def answer(self, request: Request) -> Reply:
@@ -87,42 +87,13 @@ class StandIn:
         assert {each.method for each in self.requests} <= self.reads, "something was to be written"
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    standin: StandIn
+class _Handler(S3Handler):
+    """Connections, faults and silence are those of the S3 stand-in's."""
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is no error here; anything else is a bug of this server and is shown."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    disable_nagle_algorithm = True
-    server: _Http
-
-    def setup(self) -> None:
-        super().setup()
-        with self.server.standin.lock:
-            self.server.standin.connections.add(self.connection)
-
-    def finish(self) -> None:
-        with self.server.standin.lock:
-            self.server.standin.connections.discard(self.connection)
-        super().finish()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet: what was asked stands in `requests`."""
-
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        # http.server asks for do_<METHOD>: every verb is served, so that those which must never come are recorded.
-        if name.startswith("do_"):
-            return self._serve
-        raise AttributeError(name)
+    server: Any
 
     def _serve(self) -> None:
-        standin = self.server.standin
+        standin: StandIn = self.server.store
         url = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         query = dict(parse_qsl(url.query, keep_blank_values=True))
@@ -143,35 +114,19 @@ class _Handler(BaseHTTPRequestHandler):
             reply = standin.answer(request)
             self._send(_ranged(reply, request, fault) if reply.ranges else reply, fault)
 
-    def _send(self, reply: Reply, fault: Fault | None) -> None:
+    def _send(self, reply: Reply, fault: Fault | None) -> None:  # type: ignore[override]
         self.send_response(reply.status)
         length = {"Content-Length": str(len(reply.body))} if reply.length else {"Connection": "close"}
         for name, value in {**length, **reply.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            for piece in self._pieces(reply.body, fault):
-                self.wfile.write(piece)
-
-    def _pieces(self, body: bytes | memoryview, fault: Fault | None) -> Iterator[bytes | memoryview]:
-        """The body in the pieces in which it is sent, with the fault's pauses between."""
-        if isinstance(fault, Truncate):
-            yield body[: fault.sent_bytes]
-            self.close_connection = True
-        elif isinstance(fault, Stall):
-            yield body[: fault.after_bytes]
-            self.server.standin.closing.wait(fault.seconds)
-            yield body[fault.after_bytes :]
-        elif isinstance(fault, Drip):
-            for start in range(0, len(body), fault.bytes_per_piece):
-                yield body[start : start + fault.bytes_per_piece]
-                if self.server.standin.closing.wait(fault.pause_s):
-                    return
-        elif isinstance(fault, Garble):
-            middle = len(body) // 2
-            yield bytes(body[:middle]) + bytes([body[middle] ^ 1]) + bytes(body[middle + 1 :])
-        else:
-            yield body
+        if self.command == "HEAD":
+            return
+        body = bytearray(reply.body) if isinstance(fault, Garble) else reply.body
+        if isinstance(body, bytearray):
+            body[len(body) // 2] ^= 1
+        for piece in self._pieces(body, fault):
+            self.wfile.write(piece)
 
 
 def _ranged(reply: Reply, request: Request, fault: Fault | None) -> Reply:

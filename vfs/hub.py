@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
@@ -75,8 +75,8 @@ class Row:
 class Location:
     """Where the bytes of a file are: at the hub itself (`headers` let one in), or at an address that the hub signed."""
 
-    url: str
-    headers: Mapping[str, str]
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     version: str
     size_bytes: int
     good_until: float
@@ -230,12 +230,13 @@ class Repository:
         raise SourceError(f"{what}: the hub sends from one address to the next without end")
 
     def _headers(self, what: str) -> dict[str, str]:
+        from huggingface_hub.errors import OIDCError
         from huggingface_hub.utils import build_hf_headers
 
         token = self._token_file.read() if self._token_file else None
         try:
             headers: dict[str, str] = build_hf_headers(token=token, library_name="egofs")
-        except (OSError, ValueError, RuntimeError) as failure:
+        except (OIDCError, OSError, ValueError, RuntimeError) as failure:
             raise AccessDenied(f"{what}: huggingface_hub cannot give a token: {type(failure).__name__}") from failure
         return {**headers, "accept-encoding": "identity"}
 
