@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
@@ -823,3 +826,33 @@ def test_requests_name_paths_in_full_and_encoded(server: WebServer, source: Sour
         "/data/%20",
     ]
     assert all(not request.query for request in seen)
+
+
+def test_pythons_own_server_is_read_by_somebody_elses_pages(tmp_path: Path) -> None:
+    """A server that nobody here wrote: no ETags, no ranges, HTTP/1.0."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    folder = tmp_path / "some folder"
+    (folder / "sub").mkdir(parents=True)
+    names = [name for name in ODD if name.isprintable()]  # it has an encoding of its own for what is not UTF-8
+    for name in names:
+        (folder / name).write_bytes(os.fsencode(name))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            source = open_source(f"http://127.0.0.1:{server.server_port}/some folder")
+            assert listed(source) == dict.fromkeys(names, "file") | {"sub": "dir"}
+            for name in names:
+                obj = source.stat(name)
+                assert obj.version.startswith("modified ")
+                assert source.read(obj, 0, obj.size_bytes) == os.fsencode(name)
+            with pytest.raises(NotFound):
+                source.stat("sub")
+            source.close()
+        finally:
+            server.shutdown()
+            thread.join()
