@@ -617,6 +617,23 @@ def test_an_api_that_sends_to_another_server_is_not_followed(server: HubServer, 
     assert server.network.requests == []
 
 
+@pytest.mark.parametrize("target", ["ftp://elsewhere/x", "file:///etc/passwd", "http://[", "http://h:port/"])
+def test_an_address_that_is_not_of_the_web_is_not_followed(server: HubServer, source: Source, target: str) -> None:
+    linked = {"X-Linked-Etag": '"1"', "X-Linked-Size": "9"}
+    server.faults = lambda request: (
+        Status(302, headers={"Location": target, **linked}) if request.method == "HEAD" else None
+    )
+    with pytest.raises(SourceError, match="the hub sends to"):
+        source.stat("a/large.mp4")
+
+
+def test_an_encrypted_hub_does_not_send_to_where_nothing_is_encrypted() -> None:
+    follow = hub.Repository._followed
+    assert follow("stat x", "https://h/a", "https://network/x?s=1") == "https://network/x?s=1"
+    with pytest.raises(SourceError, match="http://network, where this does not follow"):
+        follow("stat x", "https://h/a", "http://network/x?s=1")
+
+
 def test_a_repository_with_another_name_by_now_is_followed(server: HubServer, source: Source) -> None:
     new = server.repository("datasets", "org/new")
     new.put("x", SMALL)

@@ -183,8 +183,20 @@ class Repository:
                 raise SourceError(f"{what}: the hub does not tell the file's version and size: is it one?")
             if not moved:
                 return Location(str(response.request.url), headers, version, int(size), float("inf"))
-            there = urljoin(str(response.request.url), told["location"])
+            there = self._followed(what, str(response.request.url), told["location"])
             return Location(there, {}, version, int(size), time.monotonic() + lifetime_s(there, told.get("date", "")))
+
+    @staticmethod
+    def _followed(what: str, url: str, target: str) -> str:
+        """Where the hub sends to. Raises SourceError for what is not the web, or gives up its encryption."""
+        try:
+            there = urlsplit(urljoin(url, target))
+            web.origin(there)
+        except ValueError as failure:
+            raise SourceError(f"{what}: the hub sends to an address that is none") from failure
+        if there.scheme not in ("http", "https") or (url.startswith("https:") and there.scheme == "http"):
+            raise SourceError(f"{what}: the hub sends to {there.scheme}://{there.hostname}, where this does not follow")
+        return there.geturl()
 
     def _json(self, what: str, url: str, query: Mapping[str, Any], *, parse: bool = True) -> "tuple[Response, Any]":
         with self._asked("GET", what, url, query) as (response, _):
@@ -220,10 +232,10 @@ class Repository:
                 with request as response:
                     hf_raise_for_status(response)
                     target = response.headers.get("location", "") if response.status_code in _REDIRECTS else ""
-                    there = urljoin(url, target)
-                    if not target or (method == "HEAD" and not _is_same_server(url, there)):
+                    if not target or (method == "HEAD" and not _is_same_server(url, target)):
                         yield response, {"Authorization": value} if (value := headers.get("authorization")) else {}
                         return
+                there = self._followed(what, url, target)
                 if not _is_same_server(url, there):  # the token is not for that one
                     raise SourceError(f"{what}: the hub sends to {urlsplit(there).hostname}: give that as endpoint_url")
                 url, params = there, None  # a repository that has another name by now
@@ -256,7 +268,7 @@ class Repository:
             raise self._refusal(what, failure) from failure
         except OfflineModeIsEnabled as failure:
             raise SourceError(f"{what}: HF_HUB_OFFLINE is set: unset it where egofs is started") from failure
-        except (HTTPError, InvalidURL, OSError) as failure:
+        except (HTTPError, InvalidURL, OSError, RuntimeError) as failure:  # the last of a client that was closed
             raise _connection(what, failure) from failure
 
     def _refusal(self, what: str, failure: Any) -> EgofsError:
@@ -371,9 +383,9 @@ def _nanoseconds(date: object) -> int:
         return 0
 
 
-def _is_same_server(url: str, other: str) -> bool:
+def _is_same_server(url: str, target: str) -> bool:
     try:
-        return web.origin(urlsplit(url)) == web.origin(urlsplit(other))
+        return web.origin(urlsplit(url)) == web.origin(urlsplit(urljoin(url, target)))
     except ValueError:
         return False
 
