@@ -174,6 +174,7 @@ TAKEN: list[tuple[str, object, object]] = [
     *(("cache_size", value, 50 << 30) for value in (50 << 30, "50G", "50g", "50GB", "50GiB", "51200M")),
     *(("cache", value, value) for value in ("auto", "on", "off")),
     *(("addressing_style", value, value) for value in ("auto", "path", "virtual")),
+    *(("listing", value, value) for value in ("auto", "index", "webdav", "manifest")),
     *(("source", value, value) for value in ("s3://b", "", " x ", "5", "a\nb")),
     *(("cache_dir", value, Path(value)) for value in ("/x", "/x y", "/5")),
     *(("views", value, ("v1", "e1")) for value in ("v1+e1", ["v1", "e1"])),
@@ -185,7 +186,7 @@ TAKEN: list[tuple[str, object, object]] = [
 ]
 DAY, MOMENT = date(2020, 1, 1), datetime(2020, 1, 1)
 # Options of another dataset than the demo, which the others are tried with.
-HOMES = {"version": "ego4d", "video_uid_file": "ego4d"}
+HOMES = {"listing": "https://host/folder", "version": "ego4d", "video_uid_file": "ego4d"}
 REFUSED: list[tuple[str, object]] = [
     *(("frames", value) for value in (2, -1, 1.5, INF, "", "maybe", " true", "2", "1.0", "ja", [], [True], DAY)),
     *(("uid", value) for value in (True, 1.5, INF, -INF, float("nan"), "", "5.5", "0x10", "1e3", "inf", "me", "5 6")),
@@ -209,6 +210,7 @@ REFUSED: list[tuple[str, object]] = [
     *(("cache_size", value) for value in ([], [5], ["5G"], DAY)),
     *(("cache", value) for value in (True, False, 1, 1.5, "", "maybe", "AUTO", "true", " on", [], ["on"], DAY)),
     *(("addressing_style", value) for value in (True, "Path", "paths", ["path"])),
+    *(("listing", value) for value in (True, "Index", 5, ["index"])),
     *(("region", value) for value in (True, False, 5, [], ["eu-west-2"], MOMENT)),
     *(("source", value) for value in (True, 5, 1.5, [], ["s3://b"], DAY)),
     *(("cache_dir", value) for value in (True, False, 0, 1.5, [], ["/x"], DAY, MOMENT)),
@@ -230,6 +232,7 @@ FORMS = {
     "cache_size": "a size above 0 such as 50G",
     "cache": "one of auto, on, off",
     "addressing_style": "one of auto, path, virtual",
+    "listing": "one of auto, index, webdav, manifest",
     "region": 'a text (in TOML in "…")',
     "source": 'a text (in TOML in "…")',
     "cache_dir": 'a path (in TOML in "…")',
@@ -258,7 +261,7 @@ def from_toml(name: str, value: object, folder: Path) -> object:
 
 
 def option_of(checked: config.Config, name: str) -> object:
-    store = checked.source_module("s3://bucket")[1]
+    store = checked.source_module(checked.url or "s3://bucket")[1]
     groups = (checked.mount, checked.cache, checked.dataset_options, store)
     return next(getattr(group, name) for group in groups if hasattr(group, name))
 

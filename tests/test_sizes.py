@@ -344,3 +344,22 @@ def test_an_object_that_is_replaced_after_its_size_was_learnt_does_not_have_the_
         found(mounted, "a")
     assert dataset.asked == 1
     mounted.close()
+
+
+def test_a_source_whose_listings_tell_no_sizes_is_listed_once_to_learn_that() -> None:
+    """As index pages of web servers are."""
+
+    class Pages(MemorySource):
+        def list(self, folder: str) -> Iterator[Listed]:
+            for entry in super().list(folder):
+                told = entry.object and ObjectInfo(entry.object.key, UNKNOWN_SIZE, 0, "")
+                yield Listed(entry.name, entry.kind, told)
+
+    source = Pages({f"{place}/{n:02d}": b"x" * n for place in PLACES for n in range(20)})
+    asked = Asked(source, [named(f"{place}/{n:02d}", f"{place[:3]}-{n:02d}") for place in PLACES for n in range(20)])
+    assert asked.all() == [*range(20)] * 3
+    assert sorted(source.stats) == sorted(source.objects)
+    # One would do; those of a mounted folder are begun side by side.
+    assert set(source.lists) <= set(PLACES)
+    assert len(source.lists) == len(set(source.lists)) >= 1
+    asked.close()

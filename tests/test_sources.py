@@ -3,22 +3,26 @@
 A new source adds a store to `STORES`: how a test puts and deletes an object there, and how the source is opened.
 """
 
+import csv
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.driveserver import DriveServer
+from tests.hubserver import HubServer
 from tests.s3server import S3Server
+from tests.webserver import WebServer
 from vfs.errors import Changed, EgofsError, NotFound, OptionError
 from vfs.options import described
-from vfs.sources import Deep, DeepPage, Listed, ObjectInfo, Page, Paged, Source, module_for, names
+from vfs.sources import UNKNOWN_SIZE, Deep, DeepPage, Listed, ObjectInfo, Page, Paged, Source, module_for, names
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 ODD_NAMES = ["with space", "a+b", "a&b<c>", "ünïcode-日本", "100%", "a%2Fb", "quote'\"s", "semi;colon", "q?x=1#y", "~."]
@@ -163,12 +167,100 @@ def gdrive(tmp_path: Path) -> Iterator[Store]:
         assert {request.method for request in server.requests} <= {"GET"}
 
 
+@contextmanager
+def hf(tmp_path: Path) -> Iterator[Store]:
+    """A repository. Its source is of one commit for good: what is put is there for the next one that is opened."""
+    with HubServer(page=300) as hub:
+        repo = hub.repository("datasets", "org/name")
+
+        def changed(change: Callable[..., None], *arguments: object) -> None:
+            change(*arguments)
+            sources.append(open_source("hf://datasets/org/name/some/folder", endpoint_url=hub.url))
+            store.source = sources[-1]
+
+        sources = [open_source("hf://datasets/org/name/some/folder", endpoint_url=hub.url)]
+        repo.put("some/folder.txt", b"stands beside")
+        store = Store(
+            sources[0],
+            lambda key, data: changed(repo.put, f"some/folder/{key}", data),
+            lambda key: changed(repo.delete, f"some/folder/{key}"),
+        )
+        yield store
+        for source in sources:
+            source.close()
+
+
+@contextmanager
+def http(tmp_path: Path, **options: object) -> Iterator[Store]:
+    """A folder of a web server, below a path that has to be encoded."""
+    (tmp_path / "root/some folder").mkdir(parents=True)
+    with WebServer(tmp_path / "root", pages="apache-pre", dav="listing" not in options) as server:
+        source = open_source(f"{server.url}/some%20folder/", **options)
+        yield folder_store(tmp_path / "root/some folder", source)
+        source.close()
+
+
+@contextmanager
+def http_manifest(tmp_path: Path) -> Iterator[Store]:
+    """A list of files, written anew when it is next read, with what the server tells of each."""
+    root, file = tmp_path / "root/some folder", tmp_path / "list.csv"
+    root.mkdir(parents=True)
+    with WebServer(tmp_path / "root", pages="") as server:
+        source = open_source(f"{server.url}/some folder", manifest=str(file))
+        store = folder_store(root, source)
+
+        def write() -> None:
+            with file.open("w", newline="") as text:
+                rows = csv.writer(text)
+                rows.writerow(["path", "size", "version", "mtime", "url"])
+                for path in (path for path in root.rglob("*") if path.is_file()):
+                    facts, key = path.stat(), str(path.relative_to(root))
+                    rows.writerow([key, facts.st_size, server.etag(path), int(facts.st_mtime), quote(key)])
+
+        def changed(change: Callable[..., object], *arguments: object) -> None:
+            change(*arguments)
+            stale.append(True)
+
+        def listed_anew(source: Source) -> Source:
+            if stale:
+                stale.clear()
+                write()
+            return source
+
+        stale = [True]
+        lazily = _Lazily(source, listed_anew)
+        yield Store(lazily, lambda key, data: changed(store.put, key, data), lambda key: changed(store.delete, key))
+        source.close()
+
+
+class _Lazily:
+    """A source that is prepared before it is asked."""
+
+    def __init__(self, source: Source, prepared: Callable[[Source], Source]) -> None:
+        self.url, self.remote = source.url, source.remote
+        self._source, self._prepared = source, prepared
+        self.close = source.close
+
+    def list(self, folder: str) -> Iterator[Listed]:
+        return self._prepared(self._source).list(folder)
+
+    def stat(self, key: str) -> ObjectInfo:
+        return self._prepared(self._source).stat(key)
+
+    def read(self, obj: ObjectInfo, start: int, length: int) -> bytes:
+        return self._prepared(self._source).read(obj, start, length)
+
+
 STORES: dict[str, Callable[[Path], AbstractContextManager[Store]]] = {
     "local": local,
     "s3": s3,
     "s3_of_buckets": s3_of_buckets,
     "s3_of_moto": s3_of_moto,
     "gdrive": gdrive,
+    "hf": hf,
+    "http_index": partial(http, listing="index"),
+    "http_webdav": http,
+    "http_manifest": http_manifest,
 }
 
 
@@ -185,6 +277,13 @@ def listed(source: Source, folder: str = "") -> dict[str, str]:
     found = list(source.list(folder))
     assert len({entry.name for entry in found}) == len(found)
     return {entry.name: entry.kind for entry in found}
+
+
+def agree(listed: ObjectInfo | None, obj: ObjectInfo) -> bool:
+    """Whether a listing tells of an object what it is, or that it does not know its size, and then nothing but that."""
+    if listed is not None and listed.size_bytes == UNKNOWN_SIZE:
+        return (listed.key, listed.version) == (obj.key, "")
+    return listed == obj
 
 
 def test_a_folder_lists_its_files_and_folders_and_nothing_further_below(store: Store) -> None:
@@ -208,11 +307,12 @@ def test_a_listed_object_is_the_one_that_stat_gives(store: Store) -> None:
     store.put("a/x.bin", b"12345")
     store.put("empty", b"")
     (entry,) = store.source.list("a")
-    assert entry.object == store.source.stat("a/x.bin")
-    assert entry.object.key == "a/x.bin"
-    assert entry.object.size_bytes == 5
-    assert entry.object.version != ""
-    assert entry.object.mtime_ns > 1_600_000_000_000_000_000
+    obj = store.source.stat("a/x.bin")
+    assert agree(entry.object, obj)
+    assert obj.key == "a/x.bin"
+    assert obj.size_bytes == 5
+    assert obj.version != ""
+    assert obj.mtime_ns > 1_600_000_000_000_000_000
     assert store.source.stat("empty").size_bytes == 0
 
 
@@ -223,7 +323,7 @@ def test_an_odd_name_is_listed_found_and_read(store: Store, name: str) -> None:
     (entry,) = store.source.list(f"in {name}")
     assert entry.name == name
     obj = store.source.stat(f"in {name}/{name}")
-    assert obj == entry.object
+    assert agree(entry.object, obj)
     assert store.source.read(obj, 0, obj.size_bytes) == name.encode()
 
 
@@ -235,13 +335,18 @@ def test_thousands_of_names_are_listed_once_each(store: Store) -> None:
 
 
 def test_pages_and_deep_pages_show_each_object_once(store: Store) -> None:
-    """What a store can do beyond listing a folder; a folder on disk can do neither."""
-    if not isinstance(store.source, Deep):
-        assert not isinstance(store.source, Paged)
+    """What a store can do beyond listing a folder: a folder on disk can do neither, and the hub only pages."""
+    if not isinstance(store.source, Paged):
+        assert not isinstance(store.source, Deep)
         return
     keys = {f"{folder}/{n:03}" for folder in ("top/a", "top/a!", "top/a-b/c d", "top/ü") for n in range(90)}
     for key in keys:
         store.put(key, b"1")
+    assert isinstance(store.source, Paged)
+    first = store.source.page("top", "")
+    assert ({entry.name for entry in first.listed}, first.after) == ({"a", "a!", "a-b", "ü"}, "")
+    if not isinstance(store.source, Deep):
+        return
     found, page = list[str](), store.source.deep_page("top", "")
     while True:
         found += [obj.key for obj in page.objects]
@@ -253,8 +358,6 @@ def test_pages_and_deep_pages_show_each_object_once(store: Store) -> None:
     beyond = store.source.deep_page("top", "a/").objects
     assert [obj.key for obj in beyond] == [key for key in found if key > "top/a/"][: len(beyond)]
     assert list(store.source.deep_page("nothing", "").objects) == []
-    first = store.source.page("top", "")
-    assert ({entry.name for entry in first.listed}, first.after) == ({"a", "a!", "a-b", "ü"}, "")
 
 
 @pytest.mark.parametrize("folder", ["nothing", "nothing/below", "file", "file/below", "dir/nothing", "x\0y", "\udcff"])
@@ -330,7 +433,7 @@ def test_errors_are_ours_and_name_the_object(store: Store) -> None:
         store.source.stat("missing/thing")
 
 
-@pytest.mark.parametrize("name", ["local", "s3", "gdrive"])
+@pytest.mark.parametrize("name", ["local", "s3", "gdrive", "hf", "http"])
 def test_a_store_describes_its_options_and_refuses_others(name: str) -> None:
     module = module_for("." if name == "local" else f"{name}://x")
     assert name in names()

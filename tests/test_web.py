@@ -23,6 +23,7 @@ from vfs.errors import (
 )
 
 DATA = bytes(range(256)) * 40
+LARGE_BYTES = web.WHOLE_BYTES + 1
 WHEN_S = 1_600_000_000
 Reply = tuple[int, dict[str, str], bytes]
 Seen = list[tuple[str, str, dict[str, str]]]
@@ -41,7 +42,8 @@ def serving(reply: Callable[[str, dict[str, str]], Reply]) -> Iterator[tuple[str
             seen.append((self.command, self.path, headers))
             status, told, body = reply(self.path, headers)
             self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | told).items():
+            length = {} if "Transfer-Encoding" in told else {"Content-Length": str(len(body))}
+            for name, value in (length | told).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -114,8 +116,12 @@ WRONG: dict[str, tuple[Callable[[str, dict[str, str]], Reply], type[EgofsError],
     "an_early_end": (partly("bytes 8-15/10240", b"8" * 5, Content_Length="8"), CorruptData, ""),
     "fewer_bytes_than_the_range": (partly("bytes 8-15/10240", b"8" * 5), CorruptData, "ended after 5"),
     "more_bytes_than_the_range": (partly("bytes 8-15/10240", b"8" * 9), CorruptData, "more bytes"),
-    "a_server_without_ranges": (whole(), SourceError, "serves none"),
-    "bytes_that_are_packed": (partly("bytes 8-15/10240", b"8" * 8, Content_Encoding="gzip"), CorruptData, "gzip"),
+    "a_server_without_ranges": (
+        lambda path, asked: (200, {"Content-Length": str(LARGE_BYTES)}, b""),
+        CorruptData,
+        "bytes by now",
+    ),
+    "bytes_that_are_packed": (partly("bytes 8-15/10240", b"8" * 8, Content_Encoding="gzip"), SourceError, "gzip"),
     "forbidden": (lambda path, asked: (403, {}, b""), AccessDenied, "403"),
     "unknown": (lambda path, asked: (401, {}, b""), AccessDenied, "401"),
     "gone": (lambda path, asked: (410, {}, b""), NotFound, "410"),
@@ -141,6 +147,96 @@ def test_what_is_not_the_range_is_an_error_of_ours(
 def test_a_whole_file_may_come_without_a_range(client: web.Web) -> None:
     with serving(whole()) as (url, _):
         assert client.read("read a", web.File(f"{url}/a", len(DATA)), 0, len(DATA)) == DATA
+
+
+def test_of_a_small_file_that_comes_whole_the_range_is_cut_out_and_of_a_large_one_nothing_is_taken(
+    client: web.Web,
+) -> None:
+    with serving(whole()) as (url, seen):
+        file = web.File(f"{url}/a", len(DATA))
+        assert [client.read("read a", file, start, 10) for start in (0, 300, len(DATA) - 10)] == [
+            *(DATA[:10], DATA[300:310], DATA[-10:]),
+        ]
+        assert len(seen) == 3
+    for size, kind in ((LARGE_BYTES, SourceError), (len(DATA) - 1, Changed)):
+        with serving(whole()) as (url, _), pytest.raises(kind):
+            client.read("read a", web.File(f"{url}/a", size), 8, 8)
+
+
+def test_a_server_that_puts_a_file_together_for_each_who_asks_has_all_of_it_compared(client: web.Web) -> None:
+    def reply(path: str, headers: dict[str, str]) -> Reply:
+        return 200, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n0\r\n\r\n"
+
+    with serving(reply) as (url, _):
+        assert client.read("read a", web.File(f"{url}/a", 5), 1, 3) == b"ell"
+        with pytest.raises(CorruptData):
+            client.read("read a", web.File(f"{url}/a", 6), 1, 3)
+        with pytest.raises(CorruptData):
+            client.read("read a", web.File(f"{url}/a", 4), 1, 3)
+
+
+def test_bytes_of_a_file_that_is_packed_itself_are_its_own(client: web.Web) -> None:
+    with serving(partly("bytes 8-15/10240", b"8" * 8, Content_Encoding="x-gzip")) as (url, _):
+        assert client.read("read a", web.File(f"{url}/a.tar.gz", len(DATA)), 8, 8) == b"8" * 8
+        with pytest.raises(SourceError, match="x-gzip"):
+            client.read("read a", web.File(f"{url}/a.csv", len(DATA)), 8, 8)
+
+
+def test_an_answer_that_came_packed_is_not_taken_for_what_it_says(client: web.Web) -> None:
+    with serving(whole(Content_Encoding="gzip")) as (url, _), pytest.raises(SourceError, match="it came as gzip"):
+        client.ask("GET", "list", url)
+
+
+def test_who_wants_only_the_head_of_an_answer_does_not_wait_for_its_body(client: web.Web) -> None:
+    with serving(lambda path, asked: (200, {"Content-Length": str(1 << 40)}, b"x")) as (url, _):
+        answer = client.ask("GET", "stat", url, take=False)
+    assert (answer.body, web.length(answer)) == (b"", 1 << 40)
+
+
+def test_who_wants_to_see_refusals_gets_them(client: web.Web) -> None:
+    with serving(lambda path, asked: (405, {"Allow": "GET"}, b"no")) as (url, _):
+        answer = client.ask("GET", "list", url, refused=True)
+        assert (answer.status, answer.body, answer.headers["allow"]) == (405, b"no", "GET")
+        assert isinstance(client.failure("list", answer), SourceError)
+
+
+def test_what_is_posted_goes_to_no_other_address(client: web.Web) -> None:
+    with serving(lambda path, asked: (307, {"Location": "/elsewhere"}, b"")) as (url, seen):
+        with pytest.raises(SourceError, match="must not go"):
+            client.ask("POST", "renew", url, body=b"refresh_token=secret")
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "kept"),
+    [
+        ("http://h/a", "https://h/a", True),
+        ("http://h:80/a", "https://h:443/a", True),
+        ("https://h/a", "https://h:443/b", True),
+        ("http://h/a", "https://other/a", False),
+        ("http://h/a", "https://h:8443/a", False),
+        ("http://h:8080/a", "https://h/a", False),
+        ("https://h/a", "https://h.evil/a", False),
+        ("https://h/a", "//other/a", False),
+        ("https://h/a", "/b", True),
+    ],
+)
+def test_a_secret_goes_on_to_the_same_server_alone(here: str, there: str, kept: bool) -> None:
+    _, headers = web._redirected("list", here, there, {"authorization": "secret", "Cookie": "c", "Range": "bytes=0-1"})
+    assert headers.keys() == ({"authorization", "Cookie", "Range"} if kept else {"Range"})
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_hosts_that_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(whole()) as (url, seen):
+        client = web.Web()
+        monkeypatch.setenv("http_proxy", url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert client.ask("GET", "list", "http://store.invalid/x").body == DATA
+        assert client.ask("GET", "list", f"{url}/direct").body == DATA
+        client.close()
+    assert [path for _, path, _ in seen] == ["http://store.invalid/x", "/direct"]
 
 
 def test_without_an_etag_the_time_of_the_last_change_is_the_version(client: web.Web) -> None:
@@ -260,6 +356,6 @@ def test_connections_are_kept(client: web.Web) -> None:
     with serving(ranges) as (url, seen):
         for start in range(0, 80, 8):
             client.read("read a", web.File(f"{url}/a", len(DATA), '"v1"'), start, 8)
-        assert client._pool is not None
-        assert client._pool.connection_from_url(url).num_connections == 1
+        pool = client._connections(url)
+        assert pool.connection_from_url(url).num_connections == 1
     assert len(seen) == 10

@@ -57,6 +57,8 @@ class Sizes:
         self._coming: dict[_Slot, Future[bool]] = {}
         # Folders of the source that are not listed any more for as long as the mount lives.
         self._unlistable: set[str] = set()
+        # Whether listings of the source tell no sizes: an index page of a web server does not.
+        self._tells_none = False
         # Whether the last HEAD failed: only those are sent then that somebody waits for.
         self._failing = False
 
@@ -106,9 +108,9 @@ class Sizes:
                     return self._coming[slot]
             if not self._ahead:
                 following = iter(())
-            elif place in self._unlistable:
+            elif self._is_unlistable(place):
                 near = islice(self._catalog.unsized(folder, name), _NEAR)
-                following = (each for each in near if posixpath.dirname(each[1]) in self._unlistable)
+                following = (each for each in near if self._is_unlistable(posixpath.dirname(each[1])))
             else:
                 listing, following = self._list_all(folder, name, place)
                 if listing is not None:
@@ -123,7 +125,7 @@ class Sizes:
             places[posixpath.dirname(key)].setdefault(key, []).append(each)
         listing = None
         for other, keys in sorted(places.items(), key=lambda item: item[0] != place):
-            if len(keys) > 1 and other not in self._unlistable:
+            if len(keys) > 1 and not self._is_unlistable(other):
                 future = self._submitted((folder, "list", other), self._list, folder, other, keys)
                 listing = future if other == place else listing
         alone = [
@@ -131,6 +133,9 @@ class Sizes:
         ]
         alone.sort(key=lambda pair: os.fsencode(pair[0]))
         return listing, (pair for pair in alone if os.fsencode(pair[0]) > os.fsencode(name))
+
+    def _is_unlistable(self, place: str) -> bool:
+        return self._tells_none or place in self._unlistable
 
     def _head_all(self, folder: str, name: str, key: str, following: Iterator[tuple[str, str]]) -> "Future[bool]":
         """Has a file asked for, and those that follow it. Gives the answer to come for the first."""
@@ -177,6 +182,8 @@ class Sizes:
                 names = wanted.pop(key, None)
                 if names is None:
                     beyond += 1
+                elif each.object is not None and each.object.size_bytes < 0:
+                    self._tells_none = True
                 elif each.object is not None:
                     found += [(name, key, each.object) for name in names]
                 else:  # a link, of which HEAD tells more

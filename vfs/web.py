@@ -5,9 +5,10 @@ URLs (a web server, the hub, the Drive); what stands where, and which headers le
 A header that lets one in goes to the host that it was given for and to no other that this one sends us to.
 
 It asks once and does not retry. Any thread may enter. urllib3 is imported, and connections begin, with the first
-request: that is after the daemon has forked.
+request: that is after the daemon has forked. A proxy that the usual variables name (https_proxy, no_proxy) is used.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from vfs import answers, bulk
 from vfs.errors import Changed, CorruptData, EgofsError, NotFound, SourceError, Timeout, Unavailable
@@ -27,10 +28,17 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 << 20
 """Of an answer that is taken whole. A page of a listing is some hundred KiB."""
 
+WHOLE_BYTES = 1 << 20
+"""Files up to this size are read from servers that give no ranges: the cache asks for such a file at once anyway."""
+
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_REDIRECTS = 5
 _SECRET = {"authorization", "cookie", "proxy-authorization"}
 _WORDS_BYTES = 64 << 10  # of what a server says beside an error
+# Hosts whose connections are kept: a list of files may name many.
+_HOSTS = 64
+# What some servers say of files that are packed themselves, and not packed for the way (Apache's AddEncoding).
+_PACKED_ITSELF = {"gzip": (".gz", ".tgz"), "x-gzip": (".gz", ".tgz")}
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,13 @@ stand in front of the message."""
 
 
 class Web:
-    """A client of one store. `headers` go with every request that names none of its own."""
+    """A client of one store; `judge` says what its errors mean."""
 
     def __init__(self, judge: Judge = lambda what, answer: None) -> None:
         self._judge = judge
-        self._pool: PoolManager | None = None
+        self._lock = threading.Lock()
+        self._pools: dict[str, PoolManager] = {}  # by the proxy that they go through; under the lock
+        self._proxies: dict[str, str] = {}  # by the server that they lead to: to look costs as much as a request
 
     def ask(
         self,
@@ -77,22 +87,31 @@ class Web:
         body: bytes | None = None,
         most_bytes: int = MOST_BYTES,
         follow: bool = True,
+        refused: bool = False,
+        take: bool = True,
     ) -> Answer:
-        """The whole answer, which is a success; with `follow` false it may be a redirect.
+        """The whole answer, which is a success; with `follow` false it may be a redirect, with `refused` any error.
+        Without `take` no body is waited for, and none is given.
 
         `what` stands in front of each message, and the URL, which may let one in, in none. Raises the types of
-        vfs.errors as the status has it; SourceError for an answer of more than `most_bytes`.
+        vfs.errors as the status has it; SourceError for an answer of more than `most_bytes`, and for one that came
+        packed although that was not asked for.
         """
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         with self._sent(method, what, url, sent, body=body, follow=follow) as (response, where):
-            answer = _answered(response, where, _taken(what, response, most_bytes))
-        if answer.status >= 400:
-            raise self._failure(what, answer)
+            failed = response.status >= 400
+            taken = _words(response) if failed else _taken(what, response, most_bytes) if take else b""
+            answer = _answered(response, where, taken)
+        if failed and not refused:
+            raise self.failure(what, answer)
+        if answer.body and not failed and (packed := _packed(answer.headers, answer.url)):
+            raise SourceError(f"{what}: it came as {packed}, which was not asked for")
         return answer
 
     def read(self, what: str, file: File, start: int, length: int, headers: Mapping[str, str] | None = None) -> bytes:
         """Exactly these bytes of this version.
 
+        Of a file of up to WHOLE_BYTES all may come, from a server without ranges, and the rest is thrown away.
         Raises Changed where another version is there, CorruptData where what came is not what was asked for,
         SourceError where the server gives no ranges, and what `ask` raises.
         """
@@ -100,15 +119,21 @@ class Web:
         deadline = time.monotonic() + bulk.deadline_s(length)
         with self._sent("GET", what, file.url, sent) as (response, where):
             if response.status >= 400:
-                raise self._failure(what, _answered(response, where, _words(response)))
-            _require(what, file, start, length, response)
+                raise self.failure(what, _answered(response, where, _words(response)))
+            came = _require(what, file, start, length, response)
             with _told(what):
-                return bulk.drain(response, what, length, deadline)
+                data = bulk.drain(response, what, came, deadline)
+        return data if came == length else data[start : start + length]
+
+    def failure(self, what: str, answer: Answer) -> EgofsError:
+        """What an error means here."""
+        return self._judge(what, answer) or failure(what, answer)
 
     def close(self) -> None:
         """Ends the connections that are not in use."""
-        if self._pool is not None:
-            self._pool.clear()
+        with self._lock:
+            for pool in self._pools.values():
+                pool.clear()
 
     # -- one request
 
@@ -126,7 +151,7 @@ class Web:
         """The answer's head, its body to come, and where it came from; its connection is given back afterwards."""
         for _ in range(_MOST_REDIRECTS + 1):
             with _told(what):
-                response = self._connections().request(
+                response = self._connections(url).request(
                     method, url, headers=headers, body=body, redirect=False, preload_content=False, decode_content=False
                 )
             try:
@@ -134,25 +159,46 @@ class Web:
                 if not target:
                     yield response, url
                     return
+                if method == "POST":
+                    raise SourceError(f"{what}: the server sends elsewhere, where what is sent must not go")
                 url, headers = _redirected(what, url, target, headers)
             finally:
                 _leave(response)
         raise SourceError(f"{what}: the server sends from one address to the next without end")
 
-    def _connections(self) -> "PoolManager":
-        if self._pool is None:
-            import urllib3
+    def _connections(self, url: str) -> "PoolManager":
+        server = "/".join(url.split("/", 3)[:3])
+        with self._lock:
+            if server not in self._proxies:
+                self._proxies[server] = _proxy_for(server)
+            proxy = self._proxies[server]
+            if proxy not in self._pools:
+                import urllib3
 
-            self._pool = urllib3.PoolManager(
-                maxsize=bulk.CONNECTIONS,
-                retries=False,
-                timeout=urllib3.Timeout(connect=bulk.CONNECT_S, read=bulk.IDLE_S),
-                headers={"User-Agent": "egofs"},
-            )
-        return self._pool
+                kept: Any = {
+                    "num_pools": _HOSTS,
+                    "maxsize": bulk.CONNECTIONS,
+                    "retries": False,
+                    "timeout": urllib3.Timeout(connect=bulk.CONNECT_S, read=bulk.IDLE_S),
+                    "headers": {"User-Agent": "egofs"},
+                }
+                self._pools[proxy] = urllib3.ProxyManager(proxy, **kept) if proxy else urllib3.PoolManager(**kept)
+            return self._pools[proxy]
 
-    def _failure(self, what: str, answer: Answer) -> EgofsError:
-        return self._judge(what, answer) or failure(what, answer)
+
+def _proxy_for(url: str) -> str:
+    """The proxy that leads to a URL, as the usual variables have it; "" where none does."""
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    if not proxies:
+        return ""
+    try:
+        there = urlsplit(url)
+        proxy = proxies.get(there.scheme) or proxies.get("all") or ""
+        return "" if not proxy or proxy_bypass(there.netloc.rpartition("@")[2]) else proxy
+    except ValueError:
+        return ""
 
 
 def failure(what: str, answer: Answer) -> EgofsError:
@@ -172,18 +218,26 @@ def retry_after_s(value: str) -> float:
     """Seconds that a Retry-After header asks for (RFC 9110, section 10.2.3), 0 for what is none."""
     if value.isascii() and value.isdigit():
         return float(value)
+    return max(0.0, moment_s(value) - time.time())
+
+
+def moment_s(value: str) -> float:
+    """Seconds of the epoch that a header's date means, 0 for what is none."""
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
         return 0.0
 
 
 def mtime_ns(headers: Mapping[str, str]) -> int:
     """When the file was changed last, 0 where the server does not say."""
-    try:
-        return int(parsedate_to_datetime(headers.get("last-modified", "")).timestamp()) * 1_000_000_000
-    except (ValueError, OverflowError):
-        return 0
+    return int(moment_s(headers.get("last-modified", ""))) * 1_000_000_000
+
+
+def length(answer: Answer) -> int | None:
+    """How large a file is of which this is the answer to HEAD, or to a GET of all; None where it does not say."""
+    told = answer.headers.get("content-length", "")
+    return int(told) if told.isascii() and told.isdigit() and not _packed(answer.headers, answer.url) else None
 
 
 def _only(file: File) -> dict[str, str]:
@@ -195,8 +249,11 @@ def _only(file: File) -> dict[str, str]:
     return {}
 
 
-def _require(what: str, file: File, start: int, length: int, response: "BaseHTTPResponse") -> None:
-    """Raises where an answer is of another version or range, before any of its body is read."""
+def _require(what: str, file: File, start: int, length: int, response: "BaseHTTPResponse") -> int:
+    """How many bytes the body has: those of the range, or the whole file.
+
+    Raises where an answer is of another version or range, before any of its body is read.
+    """
     headers = {name.lower(): value for name, value in response.headers.items()}
     etag = headers.get("etag", "")
     replaced = etag.removeprefix("W/") != file.etag.removeprefix("W/") if file.etag and etag else False
@@ -204,8 +261,8 @@ def _require(what: str, file: File, start: int, length: int, response: "BaseHTTP
         replaced = True
     if replaced:
         raise Changed(f"{what}: it has been replaced: open it again")
-    if headers.get("content-encoding", "identity") != "identity":
-        raise CorruptData(f"{what}: it came as {headers['content-encoding']}, which was not asked for")
+    if packed := _packed(headers, file.url):
+        raise SourceError(f"{what}: it came as {packed}, which was not asked for")
     if response.status == 206:
         try:
             came = parse_content_range(headers.get("content-range", ""))
@@ -215,23 +272,44 @@ def _require(what: str, file: File, start: int, length: int, response: "BaseHTTP
             raise (CorruptData if file.etag else Changed)(f"{what}: it came from a file of {came[2]} bytes")
         if came[:2] != (start, length):
             raise CorruptData(f"{what}: bytes of another range came: {headers.get('content-range')}")
-    elif (start, length) != (0, file.size_bytes):
-        raise SourceError(f"{what}: the whole file came instead of a range: this server serves none")
-    elif headers.get("content-length", str(length)) != str(length):
-        raise CorruptData(f"{what}: {headers['content-length']} bytes came instead of {length}")
+    elif (start, length) != (0, file.size_bytes) and file.size_bytes > WHOLE_BYTES:
+        raise SourceError(
+            f"{what}: the whole file came instead of a range: this server gives no ranges, and without them "
+            f"files of up to {WHOLE_BYTES >> 20} MiB can be read"
+        )
+    elif headers.get("content-length", str(file.size_bytes)) != str(file.size_bytes):
+        raise (CorruptData if file.etag else Changed)(f"{what}: it has {headers['content-length']} bytes by now")
+    else:
+        return file.size_bytes
+    return length
+
+
+def _packed(headers: Mapping[str, str], url: str) -> str:
+    """In what form a body came that was packed for the way; "" for the file's own bytes."""
+    encoding = headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity") or urlsplit(url).path.lower().endswith(_PACKED_ITSELF.get(encoding, ())):
+        return ""
+    return encoding
 
 
 def _redirected(what: str, url: str, target: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     """Where to go on, and with what: nothing that lets one in leaves its host, or its encryption."""
     try:
         there, here = urlsplit(urljoin(url, target)), urlsplit(url)
-        same = (there.scheme, there.hostname, there.port) == (here.scheme, here.hostname, here.port)
+        same = origin(there) == origin(here)
     except ValueError as failure:
         raise SourceError(f"{what}: the server sends to an address that is none") from failure
     if there.scheme not in ("http", "https") or (here.scheme == "https" and there.scheme == "http"):
         raise SourceError(f"{what}: the server sends to {there.scheme}://{there.hostname}, where this does not follow")
+    if origin(here) == ("http", there.hostname, 80) and origin(there) == ("https", here.hostname, 443):
+        same = True  # the same server, which does not want to be asked in clear
     kept = headers if same else {name: value for name, value in headers.items() if name.lower() not in _SECRET}
     return there.geturl(), kept
+
+
+def origin(url: SplitResult) -> tuple[str, str | None, int | None]:
+    """The server that a URL is of (RFC 6454, section 4). Raises ValueError for a port that is none."""
+    return url.scheme, url.hostname, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def _leave(response: "BaseHTTPResponse") -> None:
