@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vfs import datasets, sources
 from vfs.errors import OptionError
@@ -207,7 +207,7 @@ def _resolve(source: str, given: Mapping[str, Any]) -> Config:
         dataset_options=dataset.Options(**_those_of(dataset.Options, given)),
     )
     if url is None:
-        return config
+        return replace(config, source_options={key: _settled(key, value) for key, value in of_source.items()})
     _, settled = config.source_module(url)
     # Paths as they are in this working directory, those that are defaults too: the daemon's directory is another.
     kept = {key: value for key, value in as_dict(settled).items() if key in of_source or isinstance(value, Path)}
@@ -231,6 +231,13 @@ def _meant(source: str, mount: MountOptions) -> tuple[str | None, str]:
     raise OptionError(
         f"no source is called {source!r}: give a dataset ({known}), a URL ({stores}), a folder or a .toml file"
     )
+
+
+def _settled(name: str, value: Any) -> Any:
+    """The value of a source's option, a path made whole now, where it is not known yet which source that is."""
+    kinds = {told.annotation for owner, told in all_options()[name].items() if owner.startswith("source")}
+    is_path = any(kind is Path or Path in get_args(kind) for kind in kinds)
+    return _absolute(value) if is_path and isinstance(value, str) and value else value
 
 
 def _those_of(group: type, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tests.archives import link, tame, tar_gz_of, tar_of, tree, wild, zip_of
 from tests.memorysource import MemoryBucket, MemorySource
 from vfs.archive import kept
 from vfs.errors import Changed, CorruptData, EgofsError, NotFound, SourceError, Timeout
-from vfs.sources import Listed, ObjectInfo
+from vfs.sources import UNKNOWN_SIZE, Listed, ObjectInfo
 from vfs.sources.archives import ArchiveSource
 
 MIB = 1 << 20
@@ -844,3 +844,26 @@ def test_a_bomb_is_inflated_as_far_as_is_asked(opened: Open) -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 * MIB
     finally:
         tracemalloc.stop()
+
+
+class _Unsized(MemorySource):
+    """Lists names alone, as an index page does."""
+
+    def list(self, folder: str) -> Iterator[Listed]:
+        for listed in super().list(folder):
+            obj = listed.object and ObjectInfo(listed.object.key, UNKNOWN_SIZE, 0, "")
+            yield replace(listed, object=obj)
+
+
+def test_an_archive_whose_size_is_not_listed_is_asked_for_once_and_only_when_it_is_looked_into() -> None:
+    source = _Unsized({"a/x.zip": zip_of({"f": b"hello"}), "a/y.tar.gz": tar_gz_of({"g": b"hello"})})
+    archives = ArchiveSource(source, None)
+    assert [listed.name for listed in archives.list("a")] == ["x.zip", "y.tar.gz", "x", "y"]
+    assert source.stats == []
+    for folder, name in (("a/x", "f"), ("a/y", "g")):
+        (listed,) = archives.list(folder)
+        assert listed.name == name
+        assert listed.object is not None
+        assert archives.read(listed.object, 1, 3) == b"ell"
+    assert source.stats == ["a/x.zip", "a/y.tar.gz"]
+    archives.close()

@@ -311,3 +311,10 @@ def test_the_values_of_a_group_are_told_by_name_and_make_one_text_whichever_way_
     assert as_dict(said[0]) == {"views": ("v1", "e1"), "videos": ("all",), "videos_file": None}
     texts = {json.dumps(as_dict(options), sort_keys=True) for options in said}
     assert texts == {'{"videos": ["all"], "videos_file": null, "views": ["v1", "e1"]}'}
+
+
+def test_a_path_of_a_source_that_the_dataset_chooses_is_that_of_this_working_directory(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked = load("assembly101", "token_file=my.token,endpoint_url=http://127.0.0.1:1")
+    assert checked.url is None
+    assert checked.source_options == {"token_file": str(tmp_path / "my.token"), "endpoint_url": "http://127.0.0.1:1"}

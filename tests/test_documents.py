@@ -7,6 +7,7 @@ from tests.memorysource import MemorySource
 from vfs import documents
 from vfs.documents import Documents
 from vfs.errors import NotFound, Unavailable
+from vfs.sources import UNKNOWN_SIZE, ObjectInfo
 
 
 @pytest.fixture
@@ -71,3 +72,9 @@ def test_a_failure_of_the_store_passes_through(source, tmp_path) -> None:
     assert list(Path(tmp_path).iterdir()) == []
     with pytest.raises(NotFound):
         Documents(source, tmp_path).read("missing")
+
+
+def test_a_document_that_was_listed_without_its_size_is_asked_for_first() -> None:
+    source = MemorySource({"a": b"hello"})
+    assert Documents(source, None).fetch(ObjectInfo("a", UNKNOWN_SIZE, 0, "")) == b"hello"
+    assert source.stats == ["a"]

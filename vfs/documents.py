@@ -89,7 +89,12 @@ class Documents:
         return self._folder / name
 
     def fetch(self, obj: ObjectInfo) -> bytes | bytearray:
-        """All of this version, from the store; nothing is kept, or copied. Raises Changed and the source's errors."""
+        """All of this version, from the store; nothing is kept, or copied. Raises Changed and the source's errors.
+
+        What a listing told without its size is asked for first.
+        """
+        if obj.size_bytes < 0:
+            obj = self._source.stat(obj.key)
         if obj.size_bytes > _MOST_BYTES:
             raise CorruptData(f"{obj.key}: {obj.size_bytes} bytes are no manifest")
         if obj.size_bytes <= _PIECE_BYTES:

@@ -154,7 +154,11 @@ class ArchiveSource:
                 archives.append(listed.object)
             yield listed
         now = self._clock()
-        shown = {name: _Seen(obj, now) for name, obj in _names(archives, names).items()} if archives else _NONE
+        # One whose size its listing does not tell has to be looked at first.
+        shown = {
+            name: _Seen(obj, now if obj.size_bytes >= 0 else float("-inf"))
+            for name, obj in (_names(archives, names).items() if archives else ())
+        } or _NONE
         given = {id(seen.obj) for seen in shown.values()}
         for obj in archives:
             if id(obj) not in given:

@@ -133,8 +133,8 @@ def find_named(source: Source, keys: tuple[str, ...]) -> Iterator[Found]:
 def find(source: Source, top: list[Listed]) -> Iterator[Found]:
     """The annotations of a source, of whose root `top` has the folders and CSV files."""
     for listed in top:
-        if listed.object is not None:
-            yield Found(listed.name, listed.object, listed.name)
+        if listed.kind == "file":
+            yield from _told(source, listed, listed.name)
     names = sorted(listed.name for listed in top if listed.kind == "dir" and not listed.name.startswith("."))
     for name in names:
         if name in FOLDERS:
@@ -159,14 +159,22 @@ def below(source: Source, folder: str, depth: int = 0) -> Iterator[Found]:
             continue
         if listed.kind == "dir":
             inner.append(listed.name)
-        elif listed.kind == "file" and listed.object is not None:
-            yield Found(listed.name, listed.object, listed.name)
         else:
-            with suppress(NotFound):
-                yield Found(listed.name, source.stat(key), listed.name)
+            yield from _told(source, listed, key)
     for name in sorted(inner) if depth < _MOST_DEPTH else ():
         for each in below(source, f"{folder}/{name}" if folder else name, depth + 1):
             yield replace(each, place=f"{name}/{each.place}", origin=f"{name}/{each.origin}")
+
+
+def _told(source: Source, listed: Listed, key: str) -> Iterator[Found]:
+    """A file of a listing, which is asked for where the listing does not tell its size."""
+    obj = listed.object
+    if obj is None or obj.size_bytes < 0:
+        try:
+            obj = source.stat(key)
+        except NotFound:
+            return
+    yield Found(listed.name, obj, listed.name)
 
 
 def _in(source: Source, folder: str, place: str) -> Iterator[Found]:
