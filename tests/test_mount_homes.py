@@ -159,10 +159,11 @@ def test_kinetics_is_read_out_of_cvdfs_archives_each_read_once(tmp_path: Path, c
         archive = tar_gz_of(files)
         sizes += len(archive)
         (top / f"train/{name}.tar.gz").write_bytes(archive)
-    listing = "".join(f"train/{name}.tar.gz\n" for name in parts) + "annotations/train.csv\n"
-    (top / "paths.txt").write_text(listing)
     with WebServer(tmp_path / "store", pages="") as server:
         url = f"{server.url}/kinetics/400"
+        # Whole URLs, as in CVDF's lists.
+        listing = "".join(f"{url}/train/{name}.tar.gz\n" for name in parts) + "annotations/train.csv\n"
+        (top / "paths.txt").write_text(listing)
         options = (f"source={url}", "manifest=paths.txt", "listing_age=3600")
         with mounted("kinetics", tmp_path / "m", *options, cache=tmp_path / "c") as mount:
             names = [f"{B}_000003_000013.mp4", f"{A}_000010_000020.mp4"]
