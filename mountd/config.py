@@ -220,7 +220,9 @@ def _meant(source: str, mount: MountOptions) -> tuple[str | None, str]:
         if mount.source:
             raise OptionError(f"two sources: {source} and source={mount.source}; give one")
         if source.endswith("://") and mount.dataset in (None, "plain"):
-            raise OptionError(f"{source} names no bucket: write {source}BUCKET, or -o dataset=NAME for what is in many")
+            alone = getattr(sources.module_for(source), "ALONE", "")
+            if alone:
+                raise OptionError(f"{source} {alone}")
         return _absolute(source), mount.dataset or "plain"
     if _is_dataset(source):
         if mount.dataset not in (None, source):

@@ -60,6 +60,14 @@ def test_a_datasets_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch) 
     assert load("./demo").url == str(tmp_path / "demo")
 
 
+@pytest.mark.parametrize("url", ["https://", "gdrive://", "hf://"])
+def test_a_bare_scheme_is_refused_by_its_store(url: str) -> None:
+    checked = load(url)
+    module, options = checked.source_module(url)
+    with pytest.raises(OptionError, match=f"^'{url}' "):
+        module.open_source(url, options)
+
+
 def test_the_dataset_of_a_url_can_be_said() -> None:
     checked = load("s3://bucket/a101", "dataset=assembly101,anonymous,views=v1")
     assert checked.dataset.__name__ == "vfs.datasets.assembly101"
@@ -80,6 +88,8 @@ def test_the_dataset_of_a_url_can_be_said() -> None:
         ("demo", "frames=perhaps", "frames"),
         ("demo", "cache=maybe", "cache"),
         ("gopher://x", "", "no store"),
+        ("s3://", "", "names no bucket: write s3://BUCKET"),
+        ("youtube://", "", "lists nothing by itself: say -o dataset=kinetics"),
         ("demmo", "", "there|give a dataset"),
     ],
 )

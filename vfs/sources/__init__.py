@@ -7,6 +7,8 @@ which defines
 
     class Options                                             its mount options, an option group (vfs.options)
     def open_source(url: str, options: Options) -> Source     raises OptionError for a URL it cannot use
+    ALONE: str                                                if need be: why its bare scheme is no plain tree, and what
+                                                              to say instead
 
 Any thread may call any method of a source at any time; every method blocks, and ends within its deadline.
 

@@ -38,6 +38,8 @@ from vfs.sources import DeepPage, Listed, ObjectInfo, Page, by_pages
 if TYPE_CHECKING:
     from vfs import boto, direct
 
+ALONE = "names no bucket: write s3://BUCKET, or -o dataset=NAME for what is in many"
+
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 

@@ -34,6 +34,8 @@ from vfs.sources import Listed, ObjectInfo
 from vfs.web import File, Web
 from vfs.web import mtime_ns as mtime_of
 
+ALONE = "lists nothing by itself: say -o dataset=kinetics,csv=FILES (or ava-kinetics)"
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
