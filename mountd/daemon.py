@@ -27,6 +27,7 @@ from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
 from vfs.cache import ChunkCache
+from vfs.datasets import Dataset
 from vfs.disk import Disk
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
@@ -152,7 +153,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
         about = AboutDirectory(
             lambda: _status(config, mountpoint, mounted, source, operations, started),
             errors,
-            getattr(dataset, "missing", None),
+            dataset.missing if type(dataset).missing is not Dataset.missing else None,
         )
         operations = Operations(
             RootWithAbout(root, about),

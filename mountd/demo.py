@@ -18,8 +18,8 @@ from mountd import mounts
 
 _SEGMENT_VIEW = "e4"
 _PICTURE = "egofs-demo.jpg"
-_OTHERS = ("ego4d/v2/full_scale", "egoexo4d/takes/cmu_bike99_2/frame_aligned_videos")
-"""Where the two datasets beside Assembly101 show what they are."""
+_OTHERS = ("ego4d/v2/full_scale", "egoexo4d/takes/cmu_bike99_2/frame_aligned_videos", "kinetics/videos")
+"""Where the datasets beside Assembly101 show what they are."""
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mountd.about import ErrorLog, Refusals
+from mountd.about import AboutDirectory, ErrorLog, Refusals
 from vfs.errors import AccessDenied, CorruptData
+from vfs.node import File
 
 
 @pytest.fixture
@@ -46,3 +47,19 @@ def test_a_refusal_is_heard_again_after_a_minute() -> None:
     for now in (0.0, 59.0, 60.0, 100.0, 121.0):  # noqa: B007 - the clock tells it
         heard.append(refusals.filter(record))
     assert heard == [True, False, True, False, True]
+
+
+def test_listing_what_a_mount_tells_finds_out_nothing_that_takes_long() -> None:
+    asked = []
+
+    def missing() -> Iterator[tuple[str, str]]:
+        asked.append(True)
+        yield "a.mp4", "gone"
+
+    about = AboutDirectory(dict, ErrorLog(), missing)
+    assert {name for name, *_ in about.children()} >= {b"missing.csv", b"status.json"}
+    assert asked == []
+    node = about.lookup("missing.csv")
+    assert isinstance(node, File)
+    assert node.open().read(0, node.attributes.size_bytes) == b"name,reason,since\na.mp4,gone\n"
+    assert asked == [True]

@@ -53,7 +53,7 @@ def written(monkeypatch):
 
 def test_the_tree_has_the_datasets_names(demo):
     assert sorted(p.name for p in demo.iterdir()) == [
-        *("README.txt", "TSM_features", "annotations", "ego4d", "egoexo4d", "recordings")
+        *("README.txt", "TSM_features", "annotations", "ego4d", "egoexo4d", "kinetics", "metadata.zip", "recordings")
     ]
     assert sorted(p.name for p in (demo / "recordings").iterdir()) == [
         "nusar-2021_action_both_9098-b02_9098_user_id_2021-02-03_140000",
@@ -293,15 +293,15 @@ KILLED = """
 def test_a_killed_build_is_not_taken_for_a_tree_and_is_cleared_up(tmp_path, written):
     code = textwrap.dedent(KILLED).format(folder=str(tmp_path))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    partial = tmp_path / ".demo-v2.partial"
+    partial = tmp_path / ".demo-v3.partial"
     assert len(list(partial.rglob("*.mp4"))) >= 9
-    assert not (tmp_path / "demo-v2").exists()
+    assert not (tmp_path / "demo-v3").exists()
 
     root = demo_tree.ensure(tmp_path)
 
     assert len(written) == 23
     assert {p.read_bytes() for p in root.glob("recordings/*/*.mp4")} == {b"v"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".demo.lock", "demo-v2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".demo.lock", "demo-v3"]
 
 
 MADE = """
@@ -351,5 +351,5 @@ def test_threads_at_once_make_one_tree(tmp_path, written):
         thread.start()
     for thread in threads:
         thread.join()
-    assert roots == [tmp_path / "demo-v2"] * 4
+    assert roots == [tmp_path / "demo-v3"] * 4
     assert len(written) == 23

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -51,15 +52,23 @@ def number_in(picture: bytes) -> int:
 @pytest.fixture(scope="module")
 def here(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files that the mount must have, on local disk: as they were made, or as the official tools copy them."""
-    files = {
-        name: path for name, path in files_below(demo_root).items() if not name.startswith(("ego4d/", "egoexo4d/"))
-    }
+    guests = ("ego4d/", "egoexo4d/", "kinetics/")
+    files = {name: path for name, path in files_below(demo_root).items() if not name.startswith(guests)}
     copies = tmp_path_factory.mktemp("copies")
     datasets = [name for name in EGO4D_DATASETS if name != "fut_loc"]
     official_copy(demo_root / "ego4d", copies / "ego4d", f"ego4d --datasets {' '.join(datasets)}")
     official_copy(demo_root / "egoexo4d", copies / "egoexo4d", "egoexo --parts all")
     # The tools pass over files of no bytes.
     (copies / "egoexo4d/captures/upenn_9901_Cooking_1/post_surveys.csv").touch()
+    shutil.copytree(demo_root / "kinetics/annotations", copies / "kinetics/annotations")
+    (copies / "kinetics/videos").mkdir()
+    # What reorg_kinetics_videos.py does: all clips into one folder, the first of those that are there twice.
+    for clip in sorted((demo_root / "kinetics").glob("[67]00/*/*.mp4")):
+        youtube_id, start, stop = clip.stem.rsplit("_", 2)
+        flat = copies / f"kinetics/videos/{youtube_id}_{int(start):06d}_{int(stop):06d}.mp4"
+        if not flat.exists():
+            shutil.copyfile(clip, flat)
+    shutil.unpack_archive(demo_root / "metadata.zip", copies)
     return files | files_below(copies)
 
 
@@ -142,6 +151,8 @@ def test_frames_of_the_other_datasets_show_their_numbers(mount: Mount) -> None:
         (f"ego4d/by-scenario/Cooking/full_scale/frames/{E.uid}", f"{E.uid}_0000000031.jpg", 31),
         (f"ego4d/v2/clips/{CLIP.uid}", f"{CLIP.uid}_0000000007.jpg", 22),  # frames of another video, from 15
         ("egoexo4d/takes/cmu_bike99_2/frame_aligned_videos/frames/ego", "000059.jpg", 59),
+        ("kinetics/videos/frames/-DEMO_clip2_000103_000108", "000150.jpg", 149),
+        ("kinetics/by-release/700/by-label/air drumming/frames/DEMO_clip-4_000027_000032", "000001.jpg", 0),
         ("egoexo4d/by-task/Dance/uniandes_dance_991_4/frame_aligned_videos/frames/et", "000030.jpg", 30),
     ):
         assert number_in((mount / folder / name).read_bytes()) == number, folder
@@ -329,7 +340,7 @@ def test_a_variant_that_is_none_is_not_there_and_the_log_says_what_is(mount: Mou
 
 
 def test_the_tree_is_listed_as_the_datasets_own_and_about_is_there_when_asked(mount: Mount, demo_root: Path) -> None:
-    assert sorted(os.listdir(mount.directory)) == sorted([*os.listdir(demo_root), "by-split"])
+    assert sorted(os.listdir(mount.directory)) == sorted([*os.listdir(demo_root), "by-split", "metadata"])
     assert sorted(os.listdir(mount / "by-split")) == ["train", "validation"]
     assert [os.path.samefile(path, max(recordings(mount))) for path in (mount / "by-split/train").iterdir()] == [True]
     assert sorted(os.listdir(mount / ".egofs")) == ["errors.log", "help.txt", "status.json"]

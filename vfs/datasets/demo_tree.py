@@ -1,20 +1,23 @@
-"""The demo's tree, made on the spot: two made-up recordings as Assembly101 lays them out, stores of two more datasets.
+"""The demo's tree, made on the spot: two recordings as Assembly101 lays them out, stores of three more datasets.
 
 Hides the names, the lengths and the texts, and how a tree comes to be complete or not to be there. Called by the
 demo dataset at mount time; must not know how a video is drawn or encoded (vfs.video.sample does) nor who mounts it.
 Forms of names and of files: the dataset's download scripts, annotation READMEs and annotation files. Recordings,
 toys' parts and actions are made up: no byte of the dataset is in here. The stores are vfs.datasets.lookalike's.
 
-Any thread of any process may call `ensure`; the first time it blocks while it takes 30 s of CPU
-(measured: 16 s on two cores, 22 s where others use them too) and 19 MB of disk.
+Any thread of any process may call `ensure`; the first time it blocks while it takes 33 s of CPU
+(measured: 18 s on two cores, 24 s where others use them too) and 20 MB of disk.
 """
 
 import fcntl
+import json
 import logging
+import math
 import os
 import shutil
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,13 +28,13 @@ import lmdb
 import numpy as np
 import numpy.typing as npt
 
-from vfs.datasets.lookalike import make_ego4d, make_egoexo4d
+from vfs.datasets.lookalike import make_ego4d, make_egoexo4d, make_kinetics
 from vfs.errors import SourceError
 from vfs.video import sample
 
 _log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Goes up with every change of what the tree holds, so that a tree of an older version is not taken for this one."""
 
 _STATIC = ("C10095", "C10115", "C10118", "C10119", "C10379", "C10390", "C10395", "C10404")
@@ -185,6 +188,9 @@ TSM_features/     LMDBs of 2048 float32 a frame: `<recording>/<view>/
 ego4d/            a few videos and clips in the shape of Ego4D, with uids
                   that nobody was given.
 egoexo4d/         a few takes in the shape of Ego-Exo4D.
+kinetics/         a few clips, out of folders by label as a crawler of Kinetics
+                  leaves them; some stand there twice, and here once.
+metadata.zip      cameras' positions; metadata/ is what is in it.
 """
 
 
@@ -204,7 +210,7 @@ def ensure(folder: Path) -> Path:
                 _build_in_place(root)
     except (OSError, lmdb.Error) as failure:
         raise SourceError(
-            f"cannot make the demo's tree (about 19 MB) in {folder}: {failure}; "
+            f"cannot make the demo's tree (about 20 MB) in {folder}: {failure}; "
             "free some space or choose another folder"
         ) from failure
     return root
@@ -220,7 +226,7 @@ def _only_builder(folder: Path) -> Iterator[None]:
 
 def _build_in_place(root: Path) -> None:
     """Builds beside the root, then renames. Only the lock's holder builds, so a partial tree it finds is dead."""
-    _log.info("making the demo's tree in %s: 19 MB, some 20 seconds, once", root.parent)
+    _log.info("making the demo's tree in %s: 20 MB, some 20 seconds, once", root.parent)
     draft = root.with_name(f".{root.name}.partial")
     if draft.exists():
         shutil.rmtree(draft)
@@ -265,7 +271,12 @@ def _write_video(job: tuple[Path, int, View]) -> None:
 
 def _write_stores(root: Path) -> None:
     """Where the demo's other datasets have their own stores. Nobody's first look should meet a file that is missing."""
-    for name, make in (("ego4d", partial(make_ego4d, has_gaps=False)), ("egoexo4d", make_egoexo4d)):
+    makers: dict[str, Callable[[Path], None]] = {
+        "ego4d": partial(make_ego4d, has_gaps=False),
+        "egoexo4d": make_egoexo4d,
+        "kinetics": make_kinetics,
+    }
+    for name, make in makers.items():
         (root / name).mkdir()
         make(root / name)
 
@@ -315,6 +326,9 @@ def _write_texts(root: Path) -> None:
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
+    with zipfile.ZipFile(root / "metadata.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in _metadata().items():
+            archive.writestr(zipfile.ZipInfo(f"metadata/{name}"), text)
 
 
 def _fine(folder: Path) -> dict[str, str]:
@@ -332,6 +346,18 @@ def _fine(folder: Path) -> dict[str, str]:
         texts[str(folder / f"{recording.split}.csv")] = _lines(
             f"id,video,start_frame,end_frame,{_ACTION_COLUMNS},toy_id,toy_name,is_shared,is_RGB", *rows
         )
+    return texts
+
+
+def _metadata() -> dict[str, str]:
+    """Made-up positions of each recording's cameras on a circle, by path."""
+    texts = {}
+    for recording in RECORDINGS:
+        places = {
+            view.name: [round(math.cos(place * math.pi / 6), 3), round(math.sin(place * math.pi / 6), 3), 1.0]
+            for place, view in enumerate(recording.views)
+        }
+        texts[f"{recording.name}/camera_position.json"] = json.dumps(places, indent=1) + "\n"
     return texts
 
 

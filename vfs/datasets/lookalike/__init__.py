@@ -1,7 +1,8 @@
-"""Stores that look like those of Ego4D and Ego-Exo4D: small, made on the spot, and made up to the last number.
+"""Stores that look like those of Ego4D, Ego-Exo4D and Kinetics: small, made on the spot, made up to the last number.
 
-Hides how the two datasets keep their files: which bucket holds what, the shapes of their manifests and metadata, and
-the gaps that both have. What is written is ROOT/<bucket>/<key>, as the stores have it; both may share a root. Called by
+Hides how these datasets keep their files: which bucket holds what, the shapes of their manifests and metadata, and
+the gaps that they have. What is written is ROOT/<bucket>/<key>, as the stores of Ego4D and Ego-Exo4D have it, which may
+share a root; of Kinetics, what a crawler leaves behind in a folder. Called by
 the generator of the demo's tree and by tests; must not know how a video is drawn or encoded (vfs.video.sample does).
 
 Names of buckets, keys and columns: the datasets' command-line tools and documents. Takes, people, uids and texts are
@@ -14,5 +15,6 @@ for one build of the encoders.
 
 from vfs.datasets.lookalike.ego4d import make_ego4d
 from vfs.datasets.lookalike.egoexo4d import make_egoexo4d
+from vfs.datasets.lookalike.kinetics import make_kinetics
 
-__all__ = ["make_ego4d", "make_egoexo4d"]
+__all__ = ["make_ego4d", "make_egoexo4d", "make_kinetics"]
