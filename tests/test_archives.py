@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.archives import link, tame, tar_gz_of, tar_of, tree, wild, zip_of
 from tests.memorysource import MemoryBucket, MemorySource
 from vfs.archive import kept
-from vfs.errors import Changed, CorruptData, EgofsError, NotFound, SourceError, Timeout
+from vfs.errors import AccessDenied, Changed, CorruptData, EgofsError, NotFound, SourceError, Timeout
 from vfs.sources import UNKNOWN_SIZE, Listed, ObjectInfo
 from vfs.sources.archives import ArchiveSource
 
@@ -378,6 +378,30 @@ def test_what_is_in_no_archive_either_is_not_there(opened: Open) -> None:
     for path in ("nothing", "a/x", "a/x/d", "a/x/d/nothing"):
         with pytest.raises(NotFound):
             source.stat(path)
+
+
+def test_nothing_is_listed_for_an_object_that_is_not_there(opened: Open) -> None:
+    source = opened({"a/x.zip": zip_of(FILES)})
+    for path in ("nothing", "a/nothing", "a/x/a.txt", "b/c/d"):
+        with pytest.raises(NotFound):
+            source.stat(path)
+    assert inner(source).lists == []
+
+
+def test_a_folder_above_that_may_not_be_listed_makes_no_refusal_of_what_is_not_there(opened: Open) -> None:
+    source = opened({"a/x.zip": zip_of(FILES)})
+    listed = inner(source).list
+
+    def refused(folder: str) -> Iterator[Listed]:
+        if folder in ("", "a"):
+            raise AccessDenied(f"list {folder}")
+        return listed(folder)
+
+    inner(source).list = refused  # type: ignore[method-assign]
+    with pytest.raises(NotFound):
+        next(source.list("a/nothing"), None)
+    with pytest.raises(AccessDenied):
+        next(source.list("a"), None)
 
 
 def test_a_tree_without_archives_costs_what_it_did(opened: Open) -> None:

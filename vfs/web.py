@@ -69,10 +69,11 @@ stand in front of the message."""
 
 
 class Web:
-    """A client of one store; `judge` says what its errors mean."""
+    """A client of one store; `judge` says what its errors mean. With `proxied` false no proxy is used."""
 
-    def __init__(self, judge: Judge = lambda what, answer: None) -> None:
+    def __init__(self, judge: Judge = lambda what, answer: None, *, proxied: bool = True) -> None:
         self._judge = judge
+        self._proxied = proxied
         self._lock = threading.Lock()
         self._pools: dict[str, PoolManager] = {}  # by the proxy that they go through; under the lock
         self._proxies: dict[str, str] = {}  # by the server that they lead to: to look costs as much as a request
@@ -170,7 +171,7 @@ class Web:
         server = "/".join(url.split("/", 3)[:3])
         with self._lock:
             if server not in self._proxies:
-                self._proxies[server] = _proxy_for(server)
+                self._proxies[server] = _proxy_for(server) if self._proxied else ""
             proxy = self._proxies[server]
             if proxy not in self._pools:
                 import urllib3

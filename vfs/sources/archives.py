@@ -8,8 +8,8 @@ somebody lists that directory: then the archive's index is made, or found in `st
 A member's key is its path in the tree. Its version tells the archive, the archive's version and where in it the member
 stands, so that a range can be read by it without anything that is remembered, and of that version of the archive alone.
 Whether a folder's path leads into an archive is remembered from listings; where it is not, as after a restart, the
-nearest folder above it that the store has is listed. A folder that the store has is asked for first, so that a tree
-without archives costs what it did.
+nearest folder above it that the store has is listed when the folder is. A folder that the store has is asked for first,
+so that a tree without archives costs what it did.
 
 Any thread may enter. `_lock` is over what is remembered; nothing is asked under it.
 """
@@ -31,7 +31,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from cachetools import LRUCache
 
 from vfs.archive import Archive, Packed, stem_of
-from vfs.errors import Changed, CorruptData, NotFound
+from vfs.errors import AccessDenied, Changed, CorruptData, NotFound
 from vfs.sources import Listed, ObjectInfo, Source
 
 if TYPE_CHECKING:
@@ -100,15 +100,13 @@ class ArchiveSource:
             yield from listed
 
     def stat(self, key: str) -> ObjectInfo:
-        """The object, or the member of an archive, as it is now."""
+        """The object, or the member of an archive whose folder is remembered, as it is now.
+
+        Where it is not, nothing is listed for it: who asks for objects that may not be there asks for many.
+        """
         place = self._known_place(key)
         if place is None:
-            try:
-                return self.inner.stat(key)
-            except NotFound:
-                place = self._place(key)
-                if place is None:
-                    raise
+            return self.inner.stat(key)
         seen, root, inside = place
         archive, index = self._opened(seen, root)
         folder, _, name = index.below_top(inside).rpartition("/")
@@ -189,7 +187,8 @@ class ArchiveSource:
         return None
 
     def _place(self, path: str) -> tuple[_Seen, str, str] | None:
-        """The same for a path that the store does not have, from the nearest folder above it that it has."""
+        """The same for a path that the store does not have, from the nearest folder above it that it has; None if that
+        may not be listed either."""
         above = path
         while above:
             above = above.rpartition("/")[0]
@@ -201,6 +200,8 @@ class ArchiveSource:
                         pass
                 except NotFound:
                     continue
+                except AccessDenied:
+                    return None
             return self._known_place(path)
         return None
 

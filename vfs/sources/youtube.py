@@ -128,7 +128,8 @@ class YouTubeSource:
         # Videos of another height are others under the same names.
         height = "" if options.height == _HEIGHT else f"?height={options.height}"
         self.url = f"youtube://{options.endpoint_url.partition('://')[2]}{height}"
-        self._web = Web()
+        # An address serves only the machine that asked for it, by its `ip` parameter.
+        self._web = Web(proxied=False)
         self._turns = _Turns(options.interval)
         self._flights: Flights[str, _Found] = Flights()
         self._lock = threading.Lock()
