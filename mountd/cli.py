@@ -77,7 +77,10 @@ def _option_flags() -> Iterator[click.Option]:
 
     for name, told in config.all_options().items():
         flag = "--" + name.replace("_", "-")
-        text = "; ".join(f"{field.description} [{owner}]" for owner, field in told.items())
+        owners: dict[str, list[str]] = {}
+        for owner, field in told.items():
+            owners.setdefault(field.description, []).append(owner)
+        text = "; ".join(f"{description} [{', '.join(each)}]" for description, each in owners.items())
         # A flag's text is parsed where that of `-o` is: None means that it was not given.
         if all(field.annotation is bool for field in told.values()):
             yield click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
