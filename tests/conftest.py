@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+# Those that look at what is mounted on this machine, or mount without saying so.
+_SEE_MOUNTS = {"test_auth", "test_lmdbmerge", "test_start"}
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that mount say so when the machine cannot."""
+    """Tests that mount say so when the machine cannot. Where tests run in several processes, these run in one: they
+    count mounts and requests, and share two cores with daemons as it is."""
+    for item in items:
+        if "mount" in item.keywords or Path(item.fspath).stem in _SEE_MOUNTS:
+            item.add_marker(pytest.mark.xdist_group("mount"))
     if os.path.exists("/dev/fuse"):
         return
     skip = pytest.mark.skip(reason="there is no /dev/fuse here: nothing can be mounted")
@@ -27,10 +35,14 @@ def turns() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder in which the demo has been made."""
+    """A cache folder in which the demo has been made, once for all processes that run tests side by side."""
     from vfs.datasets import demo_tree
 
-    cache = tmp_path_factory.mktemp("demo-cache")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        cache = tmp_path_factory.getbasetemp().parent / "demo-cache"
+        cache.mkdir(exist_ok=True)
+    else:
+        cache = tmp_path_factory.mktemp("demo-cache")
     demo_tree.ensure(cache / "demo")
     return cache
 
