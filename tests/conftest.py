@@ -25,6 +25,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Of a set the same name in every process, in the order of what is in it."""
+    return "+".join(sorted(map(str, val))) if isinstance(val, set | frozenset) else None
+
+
 @pytest.fixture(autouse=True)
 def turns() -> Iterator[None]:
     """A library (an encoder, mostly) that has this process scheduled otherwise would stop tests that come later."""
