@@ -39,6 +39,7 @@ def options(server: DriveServer, credentials: Path) -> list[str]:
         f"endpoint_url={server.endpoint_url}",
         f"credentials={credentials}",
         "frames=false",
+        "archives=false",  # the one that is there is none
     ]
 
 
