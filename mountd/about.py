@@ -117,6 +117,7 @@ class AboutDirectory(Directory):
     ) -> None:
         """`missing`: rows of name, reason and since when, of what was asked for and is not there, for `missing.csv`."""
         self.attributes = Attributes(0, 0, 3600.0)
+        self.status = status
         self._texts: dict[str, Callable[[], bytes]] = {
             "errors.log": errors.text,
             "help.txt": HELP.encode,

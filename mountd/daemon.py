@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vfs.video
-from mountd import mounts
+from mountd import control, mounts
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -139,6 +139,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
         show_frames=config.mount.frames,
         disk=cache.disk if cache else _open_disk_for_frames(config),
     )
+    server: control.Server | None = None
     try:
         started = time.time()
         asking = ThreadPoolExecutor(1)
@@ -162,16 +163,39 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
             umask=config.mount.umask,
             total_bytes=mounted.catalog.known_bytes,
         )
+
+        def answers() -> None:
+            nonlocal server
+            server = _open_control(mountpoint, about.status, mounted)
+            _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
+
         serve(
             operations,
             mountpoint,
             name=config.name,
             allow_other=config.mount.allow_other,
-            ready=lambda: _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm),
+            ready=answers,
             timeout_s=config.mount.timeout,
         )
     finally:
+        if server is not None:
+            server.close()
         mounted.close()
+
+
+def _open_control(
+    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset
+) -> control.Server | None:
+    """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
+    operations: dict[str, control.Operation] = {"status": lambda words, call: status()}
+    device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
+    if device is None:
+        return None
+    try:
+        return control.Server(device, operations)
+    except OSError as failure:
+        log.warning("no control socket, so that egofs warm and others cannot ask this mount: %s", failure)
+        return None
 
 
 def _settle(ready: Callable[[], None], asked: "OpsCounters | None", warm: Callable[[], None]) -> None:

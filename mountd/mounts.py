@@ -36,6 +36,8 @@ class Mount:
     fstype: str
     device: str
     """Its device number, MAJOR:MINOR."""
+    uid: int = 0
+    """Who mounted it (of FUSE mounts: user_id)."""
 
 
 def real(directory: Path) -> Path:
@@ -50,7 +52,9 @@ def mounts() -> list[Mount]:
         before, _, after = line.partition(" - ")
         fstype, source = after.split(" ")[:2]
         place = before.split(" ")
-        found.append(Mount(Path(_unescaped(place[4])), _unescaped(source), fstype, place[2]))
+        owner = re.search(r"\buser_id=(\d+)", after)
+        uid = int(owner[1]) if owner else 0
+        found.append(Mount(Path(_unescaped(place[4])), _unescaped(source), fstype, place[2], uid))
     return found
 
 
@@ -63,6 +67,16 @@ def of(path: Path) -> Mount | None:
     """The egofs mount that a real path lies in; None for a path that lies in none."""
     found = [mount for mount in egofs_mounts() if path.is_relative_to(mount.mountpoint)]
     return max(found, key=lambda mount: len(mount.mountpoint.parts), default=None)
+
+
+def asked(place: Path | None) -> Mount:
+    """The mount that a command is about: the one that a path lies in, or the only one. Raises OptionError."""
+    if place is None:
+        return only()
+    mount = of(real(place))
+    if mount is None:
+        raise OptionError(f"{place}: no egofs is mounted here (egofs status lists what is)")
+    return mount
 
 
 def only() -> Mount:

@@ -80,6 +80,8 @@ CONFINED = {
     "indexed_gzip": ("vfs.archive.inflate",),
     "tarfile": ("vfs.archive.tars",),
     "click": ("mountd.",),
+    "rich": ("mountd.",),
+    "prometheus_client": ("mountd.metrics",),
     "tenacity": ("vfs.sources.retry",),
     "attrs": ("vfs.options",),
     "attr": (),  # the same library by its older name
@@ -360,6 +362,8 @@ PLACES = {
     "indexed_gzip": ({"vfs.archive.inflate"}, {"vfs.archive.kept", "vfs.sources.archives"}),
     "tarfile": ({"vfs.archive.tars"}, {"vfs.archive", "vfs.sources.archives"}),
     "click": ({"mountd.cli"}, {"vfs.sources", "vfs.errors"}),
+    "rich": ({"mountd.commands.status"}, {"vfs.ops", "vfs.errors"}),
+    "prometheus_client": ({"mountd.metrics"}, {"mountd.about", "vfs.cache"}),
     "tenacity": ({"vfs.sources.retry"}, {"vfs.sources", "vfs.sources.s3"}),
     "attrs": ({"vfs.options"}, {"mountd.config", "vfs.sources.s3", "vfs.datasets.plain"}),
     "attr": (set(), {"vfs.options", "mountd.config"}),

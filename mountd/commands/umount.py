@@ -1,0 +1,15 @@
+"""`egofs umount`."""
+
+from pathlib import Path
+
+import click
+
+from mountd import mounts
+
+
+@click.command("umount")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("-l", "--lazy", is_flag=True, help="Take it away even while something uses it.")
+def command(directory: Path, lazy: bool) -> None:
+    """Ends the mount on DIRECTORY and its daemon."""
+    mounts.unmount(mounts.real(directory), lazy)
