@@ -86,6 +86,9 @@ class MountOptions:
         form="a number of seconds, 0 or more",
         check=lambda seconds: seconds >= 0,
     )
+    supervise: bool = option(
+        default=True, description="mount again when the daemon dies, or stands still for a minute (not with -f)"
+    )
     timeout: float = option(
         default=60.0,
         description="seconds to wait for the mount to answer",

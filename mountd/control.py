@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _CALLS = 32  # at a time; who comes beyond that is told so
 _REQUEST_BYTES = 256 << 20  # a list of a million paths is some 80 MB
 _PATIENCE_S = 10.0  # for the other end to take or give a piece of a message
+_DRAINED_PIECES = 256  # of the request of somebody who is refused
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 
@@ -120,7 +121,7 @@ class Server:
         call = Call(connection)
         try:
             words = _words(connection)
-            operation = self._operations.get(words.pop("do", ""))
+            operation = self._operations.get(str(words.pop("do", "")))
             if operation is None:
                 raise OptionError("the mount does not know what was asked of it: it runs another version; mount anew")
             call._send({"done": operation(words, call)})
@@ -229,7 +230,10 @@ def _place_of_own(device: str) -> Path:
 def _words(connection: socket.socket) -> dict[str, Any]:
     request = bytearray()
     while not request.endswith(b"\n"):
-        piece = connection.recv(1 << 16)
+        try:
+            piece = connection.recv(1 << 16)
+        except OSError as failure:
+            raise Gone from failure
         if not piece:
             raise Gone
         request += piece
@@ -237,7 +241,7 @@ def _words(connection: socket.socket) -> dict[str, Any]:
             raise OptionError(f"a request of more than {_REQUEST_BYTES >> 20} MiB: ask for less at a time")
     try:
         words = json.loads(request)
-    except ValueError as failure:
+    except (ValueError, RecursionError) as failure:
         raise OptionError(f"the request is no JSON: {failure}") from failure
     if not isinstance(words, dict):
         raise OptionError("the request is no object")
@@ -248,6 +252,11 @@ def _refuse(connection: socket.socket, text: str) -> None:
     with suppress(OSError), connection:
         connection.settimeout(_PATIENCE_S)
         connection.sendall(json.dumps({"failed": text, "status": process.USAGE}).encode() + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        # Closed before the request is read, it would be reset, and what was said lost.
+        for _ in range(_DRAINED_PIECES):
+            if not connection.recv(1 << 16):
+                break
 
 
 def _has_gone(connection: socket.socket) -> bool:

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import vfs.video
-from mountd import control, mounts
+from mountd import control, invalidation, mounts, supervisor
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -77,12 +77,12 @@ def start(
 
 def mount(config: Config, mountpoint: Path, note: Callable[[str], None]) -> int:
     """Mounts in a daemon and returns its pid once the tree answers. Raises EgofsError with the daemon's own words."""
-    mounts.prepare(mountpoint, config.mount.nonempty)
+    mounts.check(mountpoint, config.mount.nonempty)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _be_daemon(config, mountpoint, writing)
+        _leave_terminal(config, mountpoint, writing)
     os.close(writing)
     try:
         return _await_daemon(reading, config.mount.timeout, note)
@@ -92,8 +92,11 @@ def mount(config: Config, mountpoint: Path, note: Callable[[str], None]) -> int:
 
 
 def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], None]) -> None:
-    """Mounts and serves in this process until unmounted, TERM or INT. Raises EgofsError."""
-    mounts.prepare(mountpoint, config.mount.nonempty)
+    """Mounts and serves in this process until unmounted, TERM or INT, or HUP where it has a terminal that closes.
+
+    Raises EgofsError.
+    """
+    mounts.check(mountpoint, config.mount.nonempty)
     os.umask(_UMASK)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
 
@@ -101,10 +104,13 @@ def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], No
         note(f"{config.name} is mounted on {mountpoint}")
         _notify_systemd("READY=1")
 
-    _run(config, mountpoint, ready)
+    _run(config, mountpoint, ready, reloads=not sys.stdin.isatty())
 
 
-def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
+def _run(
+    config: Config, mountpoint: Path, ready: Callable[[], None], *, reloads: bool = True, restarts: int = 0
+) -> None:
+    """Serves a mount until it ends; `reloads`: HUP has listings and credentials asked for anew, and ends nothing."""
     errors = ErrorLog()
     logging.getLogger().addHandler(errors)
     cache_dir = config.cache.cache_dir
@@ -152,7 +158,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
         asking.shutdown()
         source.total_s = TOTAL_S
         about = AboutDirectory(
-            lambda: _status(config, mountpoint, mounted, source, operations, started),
+            lambda: _status(config, mountpoint, mounted, source, operations, started) | {"restarts": restarts},
             errors,
             dataset.missing if type(dataset).missing is not Dataset.missing else None,
         )
@@ -166,7 +172,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
         def answers() -> None:
             nonlocal server
-            server = _open_control(mountpoint, about.status, mounted)
+            server = _open_control(mountpoint, about.status, mounted, operations)
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
 
         serve(
@@ -176,6 +182,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
             allow_other=config.mount.allow_other,
             ready=answers,
             timeout_s=config.mount.timeout,
+            reload=(lambda: invalidation.forget(mounted, operations, "")) if reloads else None,
         )
     finally:
         if server is not None:
@@ -184,15 +191,18 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
 
 def _open_control(
-    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset
+    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset, operations: "Operations"
 ) -> control.Server | None:
     """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
-    operations: dict[str, control.Operation] = {"status": lambda words, call: status()}
-    device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
-    if device is None:
+    answers: dict[str, control.Operation] = {
+        "status": lambda words, call: status(),
+        "invalidate": invalidation.operation(mounted, operations),
+    }
+    there = mounts.top(mountpoint)
+    if there is None:
         return None
     try:
-        return control.Server(device, operations)
+        return control.Server(there.device, answers)
     except OSError as failure:
         log.warning("no control socket, so that egofs warm and others cannot ask this mount: %s", failure)
         return None
@@ -301,15 +311,34 @@ def _status(
 # -- the daemon's process
 
 
-def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
-    """The forked child: serves, reports over the pipe, never returns."""
+def _leave_terminal(config: Config, mountpoint: Path, pipe: int) -> NoReturn:
+    """The forked child: becomes the daemon, or the supervisor of one, and leaves what started it."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(_UMASK)
+    if os.fork():
+        os._exit(0)
+    if not config.mount.supervise:
+        _be_daemon(config, mountpoint, pipe, lambda: None, 0)
+
+    def begin() -> None:
+        os.close(pipe)  # the daemon has it
+        _point_stdio_away()
+
+    supervisor.keep_up(
+        mountpoint,
+        lambda ready, restarts: _be_daemon(config, mountpoint, None if restarts else pipe, ready, restarts),
+        begin,
+        lambda line: _log_line(config, mountpoint, line),
+    )
+
+
+def _be_daemon(
+    config: Config, mountpoint: Path, pipe: int | None, came_up: Callable[[], None], restarts: int
+) -> NoReturn:
+    """Serves, reports over the pipe where somebody waits, never returns."""
     status = BUG
     try:
-        os.setsid()
-        os.chdir("/")
-        os.umask(_UMASK)
-        if os.fork():
-            os._exit(0)
         _log_to_file(config, mountpoint)
         notes = _NoteHandler(pipe)
         logging.getLogger("vfs.datasets").addHandler(notes)
@@ -317,14 +346,16 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
 
         def ready() -> None:
             logging.getLogger("vfs.datasets").removeHandler(notes)
+            came_up()
             if not _tell(pipe, f"ok {os.getpid()}"):
                 # Who waited was interrupted or killed: they do not expect a mount any more.
                 signal.raise_signal(signal.SIGTERM)
-            os.close(pipe)
+            if pipe is not None:
+                os.close(pipe)
             _notify_systemd("READY=1")
 
         log.info("%s on %s", config.name, mountpoint)
-        _run(config, mountpoint, ready)
+        _run(config, mountpoint, ready, restarts=restarts)
         status = 0
     except EgofsError as failure:
         status = exit_status(failure)
@@ -362,7 +393,7 @@ def _await_daemon(pipe: int, timeout_s: float, note: Callable[[str], None]) -> i
 class _NoteHandler(logging.Handler):
     """Sends what a dataset says while it prepares to the terminal that waits."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: int | None) -> None:
         super().__init__(logging.INFO)
         self._pipe = pipe
 
@@ -370,8 +401,10 @@ class _NoteHandler(logging.Handler):
         _tell(self._pipe, f"note {record.getMessage()}")
 
 
-def _tell(pipe: int, line: str) -> bool:
-    """Whether there was still somebody to tell; the log has it in any case."""
+def _tell(pipe: int | None, line: str) -> bool:
+    """Whether there was still somebody to tell, if anybody waited; the log has it in any case."""
+    if pipe is None:
+        return True
     try:
         os.write(pipe, line.replace("\n", " ").encode(errors="replace") + b"\n")
     except OSError:
@@ -399,6 +432,13 @@ def _log_to_file(config: Config, mountpoint: Path) -> None:
     # One line a request is for debugging these libraries, not for people's logs.
     for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _log_line(config: Config, mountpoint: Path, line: str) -> None:
+    """Says something in the daemon's log while there is no daemon."""
+    _log_to_file(config, mountpoint)
+    log.warning("%s", line)
+    logging.shutdown()
 
 
 def _point_stdio_away() -> None:

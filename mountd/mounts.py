@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mountd import below
 from vfs.errors import EgofsError, OptionError
 
 FSTYPE = "fuse.egofs"
@@ -59,8 +60,13 @@ def mounts() -> list[Mount]:
 
 
 def egofs_mounts() -> list[Mount]:
-    """The mounts of egofs."""
-    return [mount for mount in mounts() if mount.fstype == FSTYPE]
+    """The mounts of egofs; of several on one mount point the one that is seen."""
+    return list({mount.mountpoint: mount for mount in mounts() if mount.fstype == FSTYPE}.values())
+
+
+def top(mountpoint: Path) -> Mount | None:
+    """What is mounted on a mount point, last and thus over all others."""
+    return next((mount for mount in reversed(mounts()) if mount.mountpoint == mountpoint), None)
 
 
 def of(path: Path) -> Mount | None:
@@ -114,17 +120,21 @@ def state(mountpoint: Path) -> Literal["live", "dead", "hung"]:
     return outcome[0] if outcome else "hung"
 
 
-def prepare(mountpoint: Path, nonempty: bool) -> None:
-    """Sees that something can be mounted here, and clears what a dead daemon left. Raises OptionError, MountRefused."""
+def check(mountpoint: Path, nonempty: bool) -> None:
+    """Sees that something can be mounted here: on an empty directory, or over what a dead daemon left.
+
+    Raises OptionError, MountRefused.
+    """
     if not os.path.exists("/dev/fuse"):
         raise MountRefused(
             "there is no /dev/fuse: load the module (modprobe fuse), or start the container with --device /dev/fuse"
         )
-    top = next((mount for mount in reversed(mounts()) if mount.mountpoint == mountpoint), None)
-    if top is not None and top.fstype == FSTYPE:
+    there = top(mountpoint)
+    if there is not None and there.fstype == FSTYPE:
         if state(mountpoint) == "live":
-            raise MountRefused(f"{mountpoint}: {top.source} is mounted here already; egofs umount {mountpoint} first")
-        _unmount_command(mountpoint, lazy=True)
+            raise MountRefused(f"{mountpoint}: {there.source} is mounted here already; egofs umount {mountpoint} first")
+        return
+    below.give_back(mountpoint)
     try:
         names = os.listdir(mountpoint)
     except FileNotFoundError:
@@ -140,6 +150,26 @@ def prepare(mountpoint: Path, nonempty: bool) -> None:
         )
 
 
+def is_over_dead(mountpoint: Path) -> bool:
+    """Whether a mount of a dead daemon is there, that can be left where it is until another is over it: as root.
+
+    One that cannot is cleared, and so is that of a daemon that hangs, so that it hears that its mount is gone.
+    """
+    there = top(mountpoint)
+    if there is None or there.fstype != FSTYPE:
+        return False
+    if os.geteuid() == 0 and state(mountpoint) == "dead":
+        return True
+    _unmount_command(mountpoint, lazy=True)
+    return is_over_dead(mountpoint)
+
+
+def clear_dead(mountpoint: Path) -> None:
+    """Takes mounts of dead daemons away that can be seen at a mount point. Raises MountRefused."""
+    while (there := top(mountpoint)) and there.fstype == FSTYPE and state(mountpoint) == "dead":
+        _unmount_command(mountpoint, lazy=True)
+
+
 def unmount(mountpoint: Path, lazy: bool) -> None:
     """Unmounts egofs and waits until its daemon has ended. Raises OptionError, MountRefused."""
     if not any(mount.mountpoint == mountpoint for mount in egofs_mounts()):
@@ -149,6 +179,9 @@ def unmount(mountpoint: Path, lazy: bool) -> None:
     _unmount_command(mountpoint, lazy=lazy or not answers)
     if status and not lazy:
         _wait_for_end(int(status["pid"]))
+    clear_dead(mountpoint)
+    if top(mountpoint) is None:
+        below.give_back(mountpoint)
 
 
 def read_status(mountpoint: Path) -> dict[str, Any] | None:

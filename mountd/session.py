@@ -12,14 +12,17 @@ import logging
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyfuse3
 import trio
 
-from mountd import mounts
+from mountd import kernelmount, mounts
+from mountd.below import Below, give_back
 from vfs import malloc
 from vfs.errors import EgofsError
 from vfs.ops import Operations
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 _INTERRUPT_S = 0.25
 # After terminate, requests under way may still end; then they are cancelled.
 _GRACE_S = 10.0
+# The kernel is told of each name at the root; it may wait for requests that hang.
+_RELOAD_S = 60.0
 # Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
 _MAX_TASKS = 1100
 
@@ -51,34 +56,65 @@ def serve(
     allow_other: bool,
     ready: Callable[[], None],
     timeout_s: float,
+    reload: Callable[[], object] | None,
 ) -> None:
     """Mounts, calls `ready` once a round trip through the kernel has succeeded, and serves until unmounted.
 
-    TERM, INT and HUP unmount. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
+    TERM and INT unmount, even while the mount is used; so does HUP where there is nothing to `reload`, which else is
+    called for it in a thread. Raises MountFailed where nothing could be mounted or the mount did not answer in time.
     """
     malloc.keep_freed()
+    is_over_dead = mounts.is_over_dead(mountpoint)
+    below = Below(mountpoint)
+    if not is_over_dead:
+        below.begin()
+    try:
+        _mount(operations, mountpoint, name, allow_other, is_over_dead)
+        below.close()
+        mine = mounts.top(mountpoint)
+        try:
+            trio.run(_main, mountpoint, ready, timeout_s, reload)
+        finally:
+            # Python gives up its handlers before the process has ended: a signal then would kill it, status 0 or not.
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            # What was unmounted from outside is not unmounted again: another mount may stand there by now.
+            pyfuse3.close(unmount=True)
+            if is_over_dead:
+                _uncover(mountpoint, mine)
+    finally:
+        if mounts.top(mountpoint) is None:
+            give_back(mountpoint)
+
+
+def _mount(operations: Operations, mountpoint: Path, name: str, allow_other: bool, is_over_dead: bool) -> None:
     options = {"ro", "default_permissions", "subtype=egofs", "fsname=" + _escaped(name)}
     if allow_other:
         options.add("allow_other")
+    place = str(mountpoint)
     try:
-        pyfuse3.init(operations, str(mountpoint), options)
-    except RuntimeError as failure:
+        if is_over_dead:
+            place = f"/dev/fd/{kernelmount.mount_over(mountpoint, name, allow_other)}"
+        pyfuse3.init(operations, place, options)
+    except (RuntimeError, OSError) as failure:
         raise MountFailed(f"{mountpoint}: mounting failed: {_why(allow_other)}") from failure
-    try:
-        trio.run(_main, mountpoint, ready, timeout_s)
-    finally:
-        # Python gives up its handlers before the process has ended: a signal then would kill it, status 0 or not.
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        # What was unmounted from outside is not unmounted again: another mount may stand there by now.
-        pyfuse3.close(unmount=True)
 
 
-async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -> None:
+def _uncover(mountpoint: Path, mine: mounts.Mount | None) -> None:
+    """Takes a mount away that libfuse has not made, and the dead ones below it."""
+    with suppress(OSError, mounts.MountRefused):
+        if mine is not None and mounts.top(mountpoint) == mine:
+            kernelmount.detach(mountpoint)
+        mounts.clear_dead(mountpoint)
+
+
+async def _main(
+    mountpoint: Path, ready: Callable[[], None], timeout_s: float, reload: Callable[[], object] | None
+) -> None:
     _interrupt_blocking_reads()
     _look_twice()
     failed: list[EgofsError] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+        nursery.start_soon(_heed_signals, nursery, reload)
 
         async def prove() -> None:
             try:
@@ -103,13 +139,28 @@ async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -
         raise failed[0]
 
 
-async def _stop_on_signal(scope: trio.CancelScope) -> None:
-    """Ends the session on a signal, gently, then by force. HUP too: a terminal that closes leaves no dead mount."""
+async def _heed_signals(nursery: trio.Nursery, reload: Callable[[], object] | None) -> None:
+    """Ends the session gently, then by force: after a while, or at once when the signal comes a second time."""
+    stopping = False
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
+            if number == signal.SIGHUP and reload is not None:
+                nursery.start_soon(_reload, reload)
+                continue
             log.info("stopping on %s", signal.Signals(number).name)
-            pyfuse3.terminate()
-            scope.deadline = min(scope.deadline, trio.current_time() + _GRACE_S)
+            now = trio.current_time()
+            nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, now if stopping else now + _GRACE_S)
+            if not stopping:
+                pyfuse3.terminate()
+            stopping = True
+
+
+async def _reload(reload: Callable[[], object]) -> None:
+    began = time.monotonic()
+    log.info("reloading on SIGHUP: credentials and listings are asked for anew")
+    with trio.move_on_after(_RELOAD_S):
+        await trio.to_thread.run_sync(reload, abandon_on_cancel=True)
+        log.info("reloaded in %.1f s", time.monotonic() - began)
 
 
 def _first_name(directory: Path) -> None:
@@ -120,9 +171,10 @@ def _first_name(directory: Path) -> None:
 
 def _tune_kernel(mountpoint: Path) -> None:
     """Larger and more requests at once (Documentation/filesystems/fuse.rst, ABI/testing/sysfs-class-bdi)."""
-    device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
-    if device is None:
+    there = mounts.top(mountpoint)
+    if there is None:
         return
+    device = there.device
     connection = Path("/sys/fs/fuse/connections") / device.partition(":")[2]
     settings = {
         Path("/sys/class/bdi") / device / "read_ahead_kb": _READ_AHEAD_KIB,

@@ -143,7 +143,8 @@ def test_a_killed_mount_goes_on_without_fetching_again_what_it_has(tmp_path: Pat
         (folder / name).write_bytes(data)
     first, second, third = files
     with S3Server(tmp_path / "store") as server:
-        with mounted("s3://bucket", tmp_path / "m", *options(server), cache=tmp_path / "c", env=ENV) as mount:
+        unsupervised = [*options(server), "supervise=false"]
+        with mounted("s3://bucket", tmp_path / "m", *unsupervised, cache=tmp_path / "c", env=ENV) as mount:
             recording = mount / "recordings" / EIGHT
             assert (recording / first).read_bytes() == files[first]
             with (recording / second).open("rb", buffering=0) as file:

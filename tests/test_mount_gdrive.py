@@ -110,6 +110,7 @@ def test_a_killed_daemon_goes_on_where_it_was(server: DriveServer, options: list
     assembly(server, 5)
     data = os.urandom(16 << 20)
     server.file("large.bin", data)
+    options = [*options, "supervise=false"]
     with mounted("assembly101", tmp_path / "m", *options, cache=tmp_path / "c") as mount:
         before = tree(mount)
         assert (mount / "large.bin").read_bytes() == data

@@ -243,7 +243,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(demo: Mount, tmp_path: Path) -
 
 @pytest.mark.mount
 def test_a_mount_that_is_gone_is_one_line(folder: Path, tmp_path: Path) -> None:
-    with mounted(folder, tmp_path / "m", cache=tmp_path / "c") as mount:
+    with mounted(folder, tmp_path / "m", "supervise=false", cache=tmp_path / "c") as mount:
         os.kill(mount.pid, signal.SIGKILL)
         done = egofs("stats", tmp_path / "m", "-O", tmp_path / "s.json")
         subprocess.run(["umount", "-l", tmp_path / "m"], check=True)

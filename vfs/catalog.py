@@ -85,6 +85,7 @@ INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (folder, nam
     WHERE excluded.kind = {Kind.DIRECTORY:d} AND entry.kind <> {Kind.DIRECTORY:d}
 """
 _UNLINK = "UPDATE folder SET space = '', path = randomblob(16), listed_at = 0"
+_OUTDATE = "UPDATE folder SET listed_at = 0, took_s = 0 WHERE space = ?"
 _STAGE = "INSERT INTO folder VALUES (?, '', ?, ?, 0, 0, 0, 0, 0, 0)"
 # What is told of a folder by its entries.
 _SUMS = f"""
@@ -270,10 +271,21 @@ class Catalog:
             with self._transaction() as database:
                 _learn(database, self._at(folder), batch, told)
 
-    def invalidate(self, path: str) -> None:
-        """The folder is listed again when it is next asked for."""
+    def invalidate(self, path: str) -> int:
+        """The folder is listed again when it is next asked for. Gives whether it was known, as 0 or 1."""
         with self._transaction() as database:
-            database.execute("UPDATE folder SET listed_at = 0, took_s = 0 WHERE space = ? AND path = ?", self._at(path))
+            return database.execute(f"{_OUTDATE} AND path = ?", self._at(path)).rowcount
+
+    def invalidate_below(self, path: str) -> int:
+        """The same of the folder and all folders below it, "" being all there are. Gives how many were known."""
+        with self._transaction() as database:
+            if not path:
+                return database.execute(_OUTDATE, (self._space,)).rowcount
+            space, first = self._at(path)
+            after = first + b"0"  # the byte that follows the slash
+            return database.execute(
+                f"{_OUTDATE} AND (path = ? OR (path > ? AND path < ?))", (space, first, first + b"/", after)
+            ).rowcount
 
     # -- filling
 

@@ -26,7 +26,7 @@ from vfs.node import Attributes, Child, Directory, File, Kind, Link, Node, NotAt
 from vfs.objectfile import ObjectFile
 from vfs.siblings import Question, Siblings
 from vfs.sizes import Sizes
-from vfs.sources import ObjectInfo, Source
+from vfs.sources import ObjectInfo, Renewable, Source
 
 _PREFIX = "user.egofs."
 _MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
@@ -92,6 +92,14 @@ class MountedDataset:
             else:
                 return self.sizes.renewed(folder, obj)
         return True
+
+    def forget(self, path: str) -> int:
+        """Has a path, and all below it ("" is everything), listed again when it is next asked for, and the source look
+        at its credentials anew; gives how many listings were forgotten. Raises SourceError."""
+        if isinstance(self.source, Renewable):
+            self.source.renew()
+        forgotten = self.catalog.invalidate(posixpath.dirname(path)) if path else 0
+        return forgotten + self.catalog.invalidate_below(path)
 
     def file_of(self, folder: str, entry: Entry, through: dict[str, Folder]) -> tuple[str, Entry]:
         """The file that an entry is or, as a link, leads to, and the folder that lists it. `through` has listings that

@@ -25,7 +25,7 @@ from pyfuse3 import EntryAttributes, FileHandleT, FileInfo, FileNameT, FlagT, FU
 
 from vfs.errors import Changed, EgofsError, IsADirectory, NoSuchAttribute, NotADirectory, NotFound, Timeout, errno_of
 from vfs.node import Child, Directory, File, Kind, Link, Node, NotAtHand, Reader
-from vfs.tree import Inode, Tree
+from vfs.tree import ROOT, Inode, Tree
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ _INVALIDATION_S = 5.0
 _NAMES_A_REPLY = 200
 # Names of a directory that one hop to a thread brings (a hop costs about 65 µs, a name about 1).
 _NAMES_A_HOP = 1000
+_MOST_ABSENT = 1000
 _BLOCK_BYTES = 512  # what st_blocks counts in, on every Linux
 # st_blksize: what tools read at a time. `cat` has a new buffer of this size for each file, and the kernel clears it
 # first: with 1 MiB that was half of the time of copying frames of 1080p out of the cache.
@@ -127,6 +128,8 @@ class Operations(pyfuse3.Operations):
         self._files: dict[FileHandleT, tuple[Inode, Reader]] = {}
         self._directories: dict[FileHandleT, _OpenDirectory] = {}
         self._next_handle = 0
+        # What the kernel was told is not at the root: only by its name can it be told otherwise.
+        self._absent_at_root: deque[bytes] = deque(maxlen=_MOST_ABSENT)
         self._data_threads = trio.CapacityLimiter(_DATA_THREADS)
         self._name_threads = trio.CapacityLimiter(_NAME_THREADS)
 
@@ -143,6 +146,8 @@ class Operations(pyfuse3.Operations):
             valid_s = here.names_valid_s() if here else await self._in_thread(self._name_threads, parent.names_valid_s)
             if valid_s <= 0:
                 raise
+            if parent_inode == ROOT:
+                self._absent_at_root.append(name)
             absent = EntryAttributes()
             absent.st_ino = InodeT(0)
             absent.entry_timeout = valid_s
@@ -206,6 +211,18 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE)
         self.tree.remember(inode, node)
         return node
+
+    def forget_names(self, path: str) -> None:
+        """Has the kernel look a path up anew, and all below it ("" is everything). Blocks until the kernel has heard:
+        for any thread but the event loop's."""
+        above, _, name = os.fsencode(path).rpartition(b"/")
+        if path:
+            names = [(parent, name) for parent in self.tree.inodes_at(os.fsdecode(above))]
+        else:
+            names = [(ROOT, each) for each in {*self.tree.names_in(ROOT), *self._absent_at_root.copy()}]
+        for parent, each in names:
+            with suppress(OSError):  # the kernel does not know it, which is as good
+                pyfuse3.invalidate_entry(InodeT(parent), FileNameT(each))
 
     # -- directories
 

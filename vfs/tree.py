@@ -100,6 +100,23 @@ class Tree:
             raise NotFound(f"inode {inode} is not in use") from None
         return Inode(_HEAD.unpack_from(held)[1]), os.fsdecode(held[_HEAD.size :])
 
+    def names_in(self, parent: Inode) -> list[bytes]:
+        """The names that the kernel holds in a directory. Looks at all inodes; any thread may call."""
+        return [held[_HEAD.size :] for held in self._copy().values() if _HEAD.unpack_from(held)[1] == parent]
+
+    def inodes_at(self, path: str) -> list[Inode]:
+        """The inodes that a path has in the kernel: several where it was replaced. Looks at all inodes; any thread may
+        call."""
+        at, held = [ROOT], self._copy()
+        for name in filter(None, os.fsencode(path).split(b"/")):
+            places = {_HEAD.pack(0, parent)[_LOOKUPS_BYTES:] + name for parent in at}
+            at = [inode for inode, entry in held.items() if entry[_LOOKUPS_BYTES:] in places and inode != ROOT]
+        return at
+
+    def _copy(self) -> dict[Inode, bytes]:
+        """What is held at one moment: to copy a dict is one step of the interpreter."""
+        return self._held.copy()
+
     # -- nodes
 
     def remember(self, inode: Inode, node: Node) -> None:

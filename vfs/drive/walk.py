@@ -100,6 +100,12 @@ class Walks:
                 items = self._taken(parent, folder)
         return self._ask_alone(parent, folder) if items is None else items
 
+    def forget(self) -> None:
+        """Gives nothing any more of what was listed until now."""
+        with self._lock:
+            self._held.clear()
+            self._nothing_came.clear()
+
     def _ask_alone(self, parent: str, folder: str) -> list[Item]:
         items = self._ask([folder])
         with self._lock:

@@ -107,6 +107,10 @@ class Repository:
         self._commit: Commit | None = None
         self._flights: Flights[str, Commit] = Flights()
 
+    def renew(self) -> None:
+        """The commit is asked for anew."""
+        self._commit = None
+
     def commit(self) -> Commit:
         """The commit that all is told of. Raises AccessDenied where the repository is gated and not open to us."""
         if self._commit is not None:

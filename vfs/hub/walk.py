@@ -72,6 +72,11 @@ class Walks:
                 return None
             return walk.found.pop(folder, None)
 
+    def forget(self) -> None:
+        """Gives nothing any more of what was listed until now."""
+        with self._changed:
+            self._walk = None
+
     def close(self) -> None:
         """Waits for nothing any more; a page that is under way is the last."""
         with self._changed:

@@ -119,6 +119,16 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Renewable(Protocol):
+    """A source that holds something of what it was told."""
+
+    def renew(self) -> None:
+        """Forgets listings that wait to be asked for, and credentials: both are looked at anew when they are next
+        needed. Asks nothing by itself. What is under way goes on as it began."""
+        ...
+
+
+@runtime_checkable
 class Paged(Protocol):
     """What a source has that lists by requests."""
 

@@ -27,7 +27,7 @@ from operator import attrgetter
 
 from vfs.errors import EgofsError
 from vfs.flat import Cutter, Folder
-from vfs.sources import Deep, Listed, ObjectInfo, Page, Paged, Source, following
+from vfs.sources import Deep, Listed, ObjectInfo, Page, Paged, Renewable, Source, following
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +92,16 @@ class AheadSource:
             yield entry
         if self._deep_page:
             self._remember(folder, names)
+
+    def renew(self) -> None:
+        """Gives nothing any more of what was listed until now."""
+        with self._changed:
+            for walk in list(self._walks.values()):
+                walk.given = 0  # what is under way for it is not held then
+                self._end(walk)
+            self._discard(lambda found, run: True)
+        if isinstance(self.inner, Renewable):
+            self.inner.renew()
 
     def close(self) -> None:
         """Ends the inner source's connections; what is listed ahead ends with the answers that are under way."""

@@ -32,7 +32,7 @@ from cachetools import LRUCache
 
 from vfs.archive import Archive, Packed, stem_of
 from vfs.errors import AccessDenied, Changed, CorruptData, NotFound
-from vfs.sources import Listed, ObjectInfo, Source
+from vfs.sources import Listed, ObjectInfo, Renewable, Source
 
 if TYPE_CHECKING:
     from vfs.archive.index import Index, Row
@@ -98,6 +98,11 @@ class ArchiveSource:
         if first is not None:
             yield first
             yield from listed
+
+    def renew(self) -> None:
+        """As the source within does. Archives are known by their versions, which are listed anew."""
+        if isinstance(self.inner, Renewable):
+            self.inner.renew()
 
     def stat(self, key: str) -> ObjectInfo:
         """The object, or the member of an archive whose folder is remembered, as it is now.

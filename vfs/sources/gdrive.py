@@ -129,6 +129,13 @@ class DriveSource:
             self._walks.remember(above, tuple(ids[name] for name in sorted(ids, key=str.encode)))
         self._witness = root or next(iter(ids.values()))
 
+    def renew(self) -> None:
+        """Lists anew. Credentials are looked at whenever a token has ended or is refused."""
+        self._walks.forget()
+        with self._lock:
+            self._paths.clear()
+            self._checked.clear()
+
     def list(self, folder: str) -> Iterator[Listed]:
         """What stands directly in a folder; it is whole when the first name comes."""
         if folder in self._known:

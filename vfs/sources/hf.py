@@ -110,6 +110,13 @@ class HubSource:
             self._walks.note(path, rows, is_first=not after)
         return Page([self._listed(what, path, row, date_ns) for row in rows], following)
 
+    def renew(self) -> None:
+        """Looks at which commit the revision is by now. The file with the token is looked at whenever it is sent."""
+        self._hub.renew()
+        self._walks.forget()
+        with self._lock:
+            self._locations.clear()
+
     def stat(self, key: str) -> ObjectInfo:
         """The object as it is in the commit, from one HEAD."""
         what = f"stat {self._place}/{key}"

@@ -273,6 +273,10 @@ class HttpSource:
         self._reading.land("", files)
         return files
 
+    def renew(self) -> None:
+        """Reads the list of files anew."""
+        self._list = None
+
     def _local_version(self) -> tuple[int, int, int]:
         try:
             facts = Path(self._options.manifest).stat()

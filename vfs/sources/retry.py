@@ -22,7 +22,7 @@ from typing import TypeVar
 import tenacity
 
 from vfs.errors import AccessDenied, CorruptData, EgofsError, NotFound
-from vfs.sources import Deep, Listed, ObjectInfo, Paged, Source, by_pages
+from vfs.sources import Deep, Listed, ObjectInfo, Paged, Renewable, Source, by_pages
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -120,6 +120,12 @@ class RetryingSource:
 
     def _persistent(self, what: str, ask: Callable[[str, str], _T]) -> Callable[[str, str], _T]:
         return lambda folder, after: self._persist(f"{what} {folder!r}", lambda: ask(folder, after))
+
+    def renew(self) -> None:
+        """As the source within does; that it refused us is forgotten too."""
+        self.refusal = None
+        if isinstance(self.inner, Renewable):
+            self.inner.renew()
 
     def stat(self, key: str) -> ObjectInfo:
         """The object as it is now."""

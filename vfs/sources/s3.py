@@ -191,6 +191,17 @@ class S3Source:
             self._throttled = False
         return data
 
+    def renew(self) -> None:
+        """Looks for keys anew. Whoever is in the middle of a request ends it with those that there were."""
+        better = _way_to(self._bucket, self._options, region=self._region)
+        with self._lock:
+            before, self._access = (self._direct, self._access), None
+            if not self._direct_is_over:
+                self._direct, self._direct_is_over = better, better is None
+        for way in before:
+            if way is not None:
+                way.close()
+
     def close(self) -> None:
         """Ends the connections."""
         for way in (self._direct, self._access):
