@@ -73,15 +73,17 @@ class Server:
         self._operations = operations
         self._free = threading.Semaphore(_CALLS)
         self.path = _place_of_own(device)
-        with suppress(FileNotFoundError):
-            self.path.unlink()  # of a mount that had this number before
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # Under its name only when it can be asked, or it would look like one that was left.
+        coming = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         before = os.umask(0o177)
         try:
-            self._listener.bind(str(self.path))
+            self._listener.bind(str(coming))
         finally:
             os.umask(before)
         self._listener.listen(_CALLS)
+        coming.rename(self.path)  # over one that a mount which had this number before has left
+        _sweep(self.path.parent)
         threading.Thread(target=self._accept, name="control", daemon=True).start()
 
     def close(self) -> None:
@@ -225,6 +227,16 @@ def _place_of_own(device: str) -> Path:
         except OSError as failure:
             failures.append(str(failure))
     raise OSError("; ".join(failures))
+
+
+def _sweep(folder: Path) -> None:
+    """Takes away what daemons that were killed have left."""
+    for path in folder.glob("*.sock"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
 
 
 def _words(connection: socket.socket) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,9 +41,17 @@ OPERATIONS: dict[str, control.Operation] = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(control, "_folders", lambda uid: [tmp_path / "run", tmp_path / f"other-{uid}"])
-    return tmp_path / "run"
+def place() -> Iterator[Path]:
+    """A folder that other users can reach, as they cannot those that pytest makes."""
+    with tempfile.TemporaryDirectory(prefix="egofs-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(control, "_folders", lambda uid: [place / "run", place / f"other-{uid}"])
+    return place / "run"
 
 
 @pytest.fixture
@@ -198,10 +207,9 @@ def test_the_socket_is_for_its_owner_alone(server: control.Server) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_user_is_refused_even_where_the_files_would_let_him(server: control.Server, tmp_path: Path) -> None:
-    for place in (server.path, server.path.parent, *tmp_path.parents, tmp_path):
-        if str(place).startswith(str(tmp_path.parents[1])):
-            place.chmod(0o777)
+def test_another_user_is_refused_even_where_the_files_would_let_him(server: control.Server) -> None:
+    for each in (server.path, server.path.parent):
+        each.chmod(0o777)
     said_to_him: list[dict[str, Any]] = []
 
     def ask() -> None:
@@ -212,24 +220,23 @@ def test_another_user_is_refused_even_where_the_files_would_let_him(server: cont
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_user_hears_whose_mount_it_is(server: control.Server, tmp_path: Path) -> None:
-    tmp_path.parents[0].chmod(0o755)
+def test_another_user_hears_whose_mount_it_is(server: control.Server) -> None:
     assert in_child(lambda: control.ask(mount_of(0), "echo") and None, 65534) == 7
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_a_socket_that_another_user_has_put_there_is_not_asked(server: control.Server, tmp_path: Path) -> None:
+def test_a_socket_that_another_user_has_put_there_is_not_asked(server: control.Server, place: Path) -> None:
     # The mount is uid 65534's, and what listens is root's: that is allowed. The other way round it is not.
     assert control.ask(mount_of(65534), "echo") == {}
-    os.chown(tmp_path, 65534, 65534)
+    os.chown(place, 65534, 65534)
     ready, done = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         os.setuid(65534)
-        (tmp_path / "run").rename(tmp_path / "away")
-        (tmp_path / "run").mkdir()
+        (place / "run").rename(place / "away")
+        (place / "run").mkdir()
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(tmp_path / "run" / server.path.name))
+        listener.bind(str(place / "run" / server.path.name))
         listener.listen()
         os.write(ready[1], b"1")
         os.read(done[0], 1)
@@ -265,18 +272,30 @@ def test_a_socket_of_a_daemon_that_is_gone_says_what_to_do(server: control.Serve
     assert not again.path.exists()
 
 
-def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_others_can_write_to_is_not_used(folder: Path, place: Path) -> None:
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
     server = control.Server(DEVICE, OPERATIONS)
-    assert server.path.parent == tmp_path / f"other-{os.geteuid()}"
+    assert server.path.parent == place / f"other-{os.geteuid()}"
     server.close()
 
 
-def test_a_link_in_the_folders_place_is_not_followed(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    for place in (folder, tmp_path / f"other-{os.geteuid()}"):
-        place.symlink_to(tmp_path / "elsewhere")
+def test_a_link_in_the_folders_place_is_not_followed(folder: Path, place: Path) -> None:
+    (place / "elsewhere").mkdir(mode=0o700)
+    for each in (folder, place / f"other-{os.geteuid()}"):
+        each.symlink_to(place / "elsewhere")
     with pytest.raises(OSError, match="not a folder of uid"):
         control.Server(DEVICE, OPERATIONS)
-    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert list((place / "elsewhere").iterdir()) == []
+
+
+def test_what_killed_daemons_left_is_swept_and_what_others_listen_at_is_not(server: control.Server) -> None:
+    left = server.path.with_name("0-1.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
+    other = control.Server("0:2", OPERATIONS)
+    try:
+        assert not left.exists()
+        assert control.ask(mount_of(), "echo") == {}
+    finally:
+        other.close()
