@@ -522,8 +522,10 @@ def test_memory_is_bounded_and_counted_right(opened) -> None:
         check(thing, dice.randrange(39 * MIB), BLOCK_BYTES)
         assert cache._units.unread_bytes <= 3 * MIB
     cache.settle()
-    units = [*cache._units.unread.values(), *cache._units.spent.values()]
-    assert sum(len(unit) for unit in units) == cache._units.unread_bytes
+    units = cache._units
+    assert sum(map(len, units.unread.values())) == units.unread_bytes
+    assert sum(map(len, units.spent.values())) == units._spent_bytes
+    assert units.unread_bytes + units._spent_bytes <= 3 * MIB
 
 
 def test_settle_returns_when_all_that_was_asked_for_ahead_is_on_disk(opened, monkeypatch) -> None:
