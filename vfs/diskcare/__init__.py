@@ -179,10 +179,13 @@ def folders(objects: Path) -> Iterator[Path]:
 def damaged_databases(cache: Path, *names: str) -> dict[str, str]:
     """What SQLite says of those of these databases that are damaged. Reads them whole."""
     found = {}
+
+    def check(database: sqlite3.Connection) -> tuple[str]:
+        said: tuple[str] = database.execute("PRAGMA quick_check(1)").fetchone()
+        return said
+
     for name in names:
-        said, trouble = asked(
-            cache / name, lambda database: database.execute("PRAGMA quick_check(1)").fetchone(), ("ok",)
-        )
+        said, trouble = asked(cache / name, check, ("ok",))
         if trouble or said != ("ok",):
             found[name] = trouble or " ".join(str(said[0]).split())
     return found

@@ -1,11 +1,10 @@
 """Emptying a cache folder, whether mounts use it or not.
 
-Called by `egofs cache clear`. A mount that has a value's file open reads on, and one that looks for it finds nothing and
-fetches it again. Rows go before files, as when a mount evicts, so that what is counted is never less than what is there
-for long. What is made of datasets (the demo, merged LMDBs) and logs stay.
+Called by `egofs cache clear`. A mount that has a value's file open reads on, and one that looks for it finds nothing
+and fetches it again. Rows go before files, as when a mount evicts: a row whose file is gone would be counted for good.
+What is made of datasets (the demo, merged LMDBs) and logs stay.
 """
 
-import os
 import sqlite3
 import stat
 import time

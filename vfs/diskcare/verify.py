@@ -1,9 +1,9 @@
 """Whether all that a cache folder keeps is whole: every value is read and compared with its checksums, every row with
 its file, and what is not right is removed or put right where that is asked for.
 
-Called by `egofs cache verify`, while mounts use the folder or not. What is read does not go through the page cache, which
-has what people read. What a mount may be doing at the moment (a file without its row, a row without its file) is looked
-at again, or is not counted while it is young.
+Called by `egofs cache verify`, while mounts use the folder or not. What is read does not go through the page cache,
+which has what people read. What a mount may be doing at the moment (a file without its row, a row without its file)
+is looked at again, or is not counted while it is young.
 """
 
 import mmap
@@ -70,7 +70,8 @@ def verify(
     objects = cache / OBJECTS
     threads = ThreadPoolExecutor(jobs, thread_name_prefix="verify")
     try:
-        report.databases = diskcare.damaged_databases(cache, INDEX, CATALOG)
+        # In a thread, since SQLite does not hear of Ctrl-C.
+        report.databases = threads.submit(diskcare.damaged_databases, cache, INDEX, CATALOG).result()
         if repair:
             diskcare.replace_databases(cache, report.databases, in_use)
         with closing(_accounting(objects, report, repair)) as database:
