@@ -101,7 +101,7 @@ def statuses() -> list[tuple[mounts.Mount, dict[str, Any] | None]]:
         return list(zip(found, threads.map(status_of, found), strict=True))
 
 
-def _is_dead(mount: mounts.Mount) -> bool:
+def is_dead(mount: mounts.Mount) -> bool:
     """Whether a mount has no daemon any more; one that a user keeps to himself is not dead."""
     if mounts.state(mount.mountpoint) != "dead":
         return False
@@ -117,7 +117,7 @@ def users_of(folder: Path) -> Users:
     known, silent = [], []
     for mount, status in statuses():
         if status is None:
-            silent += [] if _is_dead(mount) else [mount]
+            silent += [] if is_dead(mount) else [mount]
         elif os.path.realpath(status.get("cache_dir", "")) == str(folder):
             known.append(User(mount, status))
     return Users(tuple(known), tuple(silent))

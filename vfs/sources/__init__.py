@@ -9,9 +9,10 @@ which defines
     def open_source(url: str, options: Options) -> Source     raises OptionError for a URL it cannot use
     ALONE: str                                                if need be: why its bare scheme is no plain tree, and what
                                                               to say instead
-    def credentials(url: str, options: Options) -> Credentials    if it is asked with any; asks the store nothing
-    def address(url: str, options: Options) -> str            if it is on a network: the server that is asked first, as a
-                                                              URL; asks nothing either
+    def credentials(url: str, options: Options) -> Credentials
+                                                              if it is asked with any; asks the store nothing
+    def address(url: str, options: Options) -> str            if it is on a network: the server that is asked first, by
+                                                              its URL; asks nothing either
 
 Any thread may call any method of a source at any time; every method blocks, and ends within its deadline.
 
