@@ -39,31 +39,10 @@ _SLOW_S = 5.0
 _LISTINGS = 6
 _NAMES = 200
 # With what the last part of a message begins that says what to do.
-_ADVISING = set(
-    [
-        "put",
-        "give",
-        "check",
-        "choose",
-        "run",
-        "make",
-        "use",
-        "write",
-        "ask",
-        "see",
-        "say",
-        "open",
-        "take",
-        "install",
-        "pip",
-        "name",
-        "unset",
-        "mkdir",
-        "leave",
-        "add",
-        "sign",
-    ]
-)
+_ADVISING = {
+    "put", "give", "check", "choose", "run", "make", "use", "write", "ask", "see", "say", "open", "take", "install",
+    "pip", "name", "unset", "mkdir", "leave", "add", "sign",
+}  # fmt: skip
 _CLOCK = "set the clock: timedatectl set-ntp true (or chronyc makestep)"
 
 
@@ -309,7 +288,7 @@ def _refused(check: str, failure: EgofsError, renewal: str = "") -> Finding:
     """What a failure means. Its own words say what to do, but for what only the dataset knows."""
     found, remedy = _parted(str(failure))
     if isinstance(failure, AccessDenied) and renewal:
-        remedy = f"{renewal}{remedy and f'; {remedy}'}"
+        remedy = f"{remedy and f'{remedy}; '}{renewal}"
     return problem(check, found, remedy or "doc/SOURCES.md has what this store needs; egofs options, what can be said")
 
 

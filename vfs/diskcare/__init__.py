@@ -23,6 +23,7 @@ from typing import Any
 from vfs import catalog, valuefolder
 from vfs.database import open_to_look, set_aside
 from vfs.errors import EgofsError, OptionError
+from vfs.valuefile import Key
 
 OBJECTS, CATALOG, ARCHIVES = "objects", "catalog.sqlite", "archives"
 INDEX = f"{OBJECTS}/{valuefolder.DATABASE}"
@@ -174,6 +175,14 @@ def folders(objects: Path) -> Iterator[Path]:
         place = objects / valuefolder.folder_name(number)
         if stat.S_ISDIR(mode_of(place)):
             yield place
+
+
+def lost(objects: Path, database: sqlite3.Connection) -> Iterator[list[Key]]:
+    """Rows whose files are not there, some at a time."""
+    for page in valuefolder.pages(database):
+        gone = [row[:2] for row in page if not os.path.exists(valuefolder.path_of(objects, row[:2]))]
+        # A mount that evicts takes away the row and then the file: by now both are gone.
+        yield [key for key in gone if valuefolder.counted_bytes(database, key) is not None]
 
 
 def damaged_databases(cache: Path, *names: str) -> dict[str, str]:

@@ -46,6 +46,9 @@ def clear(cache: Path, *, before: float | None, in_use: bool, on_progress: Progr
                 for row in rows:
                     _count(gone, diskcare.unlink(valuefolder.path_of(objects, row[:2])), on_progress)
             _clear_uncounted(objects, database, before, gone, on_progress)
+            # Values that a mount wrote anew, and counted when they had just been removed.
+            for keys in diskcare.lost(objects, database):
+                valuefolder.remove(database, keys)
     except (OSError, sqlite3.Error) as failure:
         raise CacheFailed(f"{cache}: {failure}") from failure
     return gone

@@ -129,13 +129,10 @@ class _Check:
 
     def rows(self) -> None:
         """Finds rows without a value, and a total that is not their sum."""
-        for page in valuefolder.pages(self._database):
-            gone = [row[:2] for row in page if not os.path.exists(valuefolder.path_of(self._objects, row[:2]))]
-            # A mount that evicts takes away the row and then the file: by now both are gone.
-            lost = [key for key in gone if valuefolder.counted_bytes(self._database, key) is not None]
-            self._report.lost += len(lost)
-            if self._repair and lost:
-                valuefolder.remove(self._database, lost)
+        for keys in diskcare.lost(self._objects, self._database):
+            self._report.lost += len(keys)
+            if self._repair and keys:
+                valuefolder.remove(self._database, keys)
         if not valuefolder.is_sum(self._database):
             self._report.miscounted += 1
             if self._repair:
