@@ -23,7 +23,7 @@ from vfs.valuefile import Damaged, file_bytes_of
 
 KIB, MIB = 1 << 10, 1 << 20
 LENGTHS = (1, 100, 4088, 20 * KIB, 64 * KIB, 128 * KIB, 300 * KIB + 7, MIB, 4 * MIB)
-OLD = time.time() - 3600.0
+OLD = time.time() - 1800.0
 
 
 def key(number: int, owner: int = 1) -> Key:
@@ -52,12 +52,13 @@ def cache(tmp_path: Path) -> Path:
 def disk(cache: Path) -> Iterator[Disk]:
     """A disk as a mount has it, which lives on while the folder is looked after."""
     disk = Disk(cache / "objects", 1 << 30)
+    disk._swept = valuefolder.FOLDERS  # else it would put right by itself, sooner or later, what is to be found here
     yield disk
     disk.close()
 
 
 def fill(disk: Disk, lengths: tuple[int, ...] = LENGTHS, *, filled: bool = False) -> dict[Key, int]:
-    """Values of these lengths by their keys; their files are an hour old."""
+    """Values of these lengths by their keys; their files are half an hour old."""
     kept = {key(number): length for number, length in enumerate(lengths)}
     for each, length in kept.items():
         assert disk.keep(each, content(each, length), filled=filled)

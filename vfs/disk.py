@@ -502,10 +502,9 @@ class Disk:
             for entry in entries:
                 facts = entry.stat(follow_symlinks=False)
                 key = valuefolder.key_of(entry.name)
-                if key is None:
-                    if time.time() - facts.st_mtime > 3600:
-                        os.unlink(entry.path)
-                else:
+                if valuefolder.is_unfinished(entry.name) and time.time() - facts.st_mtime > 3600:
+                    os.unlink(entry.path)
+                elif key is not None:
                     rows.append((*key, facts.st_size, int(facts.st_mtime)))
         if rows:
             with self._database_lock:
