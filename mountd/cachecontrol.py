@@ -8,7 +8,6 @@ import errno
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +96,8 @@ def statuses() -> list[tuple[mounts.Mount, dict[str, Any] | None]]:
     found = mounts.egofs_mounts()
     if not found:
         return []
+    from concurrent.futures import ThreadPoolExecutor  # 8 ms, which `egofs --help` need not wait for
+
     with ThreadPoolExecutor(len(found)) as threads:
         return list(zip(found, threads.map(status_of, found), strict=True))
 

@@ -143,6 +143,20 @@ def test_a_device_that_cannot_be_opened_is_a_problem(root) -> None:
     assert (found.state, "cannot be opened" in found.found) == ("problem", True)
 
 
+def test_a_service_that_failed_is_a_problem(root) -> None:
+    (root / "run/systemd/system").mkdir(parents=True)
+    assert by_check(machine.helper(here(root)))["systemd"].state == "skipped", "its unit is not installed"
+    (root / "etc/systemd/system").mkdir(parents=True)
+    (root / "etc/systemd/system/egofs@.service").touch()
+    systemctl = root / "bin/systemctl"
+    systemctl.write_text("#!/bin/sh\n")
+    systemctl.chmod(0o755)
+    assert by_check(machine.helper(here(root)))["systemd"].state == "ok"
+    systemctl.write_text("#!/bin/sh\necho 'egofs@lab.service loaded failed failed egofs mount'\n")
+    found = by_check(machine.helper(here(root)))["systemd"]
+    assert (found.state, "journalctl -u egofs@lab.service" in found.remedy) == ("problem", True)
+
+
 def test_few_descriptors_are_a_warning(root, monkeypatch) -> None:
     monkeypatch.setattr(machine.resource, "getrlimit", lambda which: (256, 4096))
     found = by_check(machine.libraries(here(root)))

@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mountd import cachecontrol, control, mounts, process, shown
+from mountd import process, shown
 from vfs.errors import EgofsError, OptionError
+
+if TYPE_CHECKING:
+    from mountd import mounts
+    from mountd.cachecontrol import User, Users
 
 _EPILOG = """\b
   egofs cache info                          of ~/.cache/egofs, or --cache-dir DIR
@@ -38,6 +42,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As one object of JSON.")
 def _info(cache_dir: Path | None, directory: Path | None, as_json: bool) -> None:
     """Tells what the cache has, what its disk has left, and which mounts use it."""
+    from mountd import cachecontrol
     from vfs import diskcare
 
     folder = diskcare.checked(cachecontrol.folder_of(cache_dir, directory), writing=False)
@@ -63,13 +68,14 @@ def _verify(cache_dir: Path | None, directory: Path | None, repair: bool, jobs: 
     Also while mounts use the cache. What --repair removes is fetched again when it is wanted; the status is 1 then
     too, since a disk that garbles files is worth knowing of.
     """
+    from mountd import cachecontrol
     from vfs import diskcare
     from vfs.diskcare import verify
 
     folder = diskcare.checked(cachecontrol.folder_of(cache_dir, directory), writing=repair)
-    users = cachecontrol.users_of(folder)
+    in_use = repair and cachecontrol.users_of(folder).may_be
     with _bar("verifying", diskcare.about_values(folder)["used_bytes"]) as advance:
-        report = verify.verify(folder, repair=repair, in_use=users.may_be, jobs=jobs, on_progress=advance)
+        report = verify.verify(folder, repair=repair, in_use=in_use, jobs=jobs, on_progress=advance)
     for line in _findings(report):
         click.echo(line)
     click.echo(f"{folder}: {_many(report.values, 'value')}, {shown.size(report.bytes)}: {_verdict(report)}")
@@ -87,6 +93,7 @@ def _clear(cache_dir: Path | None, directory: Path | None, yes: bool, age: str |
 
     The demo, merged LMDBs and logs stay.
     """
+    from mountd import cachecontrol
     from vfs import diskcare
     from vfs.diskcare import clear
 
@@ -117,6 +124,7 @@ def _resize(cache_dir: Path | None, directory: Path | None, size: str) -> None:
 
     It lasts until they end; cache_size=SIZE at the mount is what lasts.
     """
+    from mountd import cachecontrol, control
     from vfs import diskcare
 
     limit_bytes = cachecontrol.size_bytes(size)
@@ -177,13 +185,13 @@ def _ago(at: float) -> str:
     return "just now" if seconds < 60 else f"{shown.duration(seconds)} ago"
 
 
-def _limits(users: cachecontrol.Users) -> str:
+def _limits(users: "Users") -> str:
     """How much the mounts that use it may keep."""
     known = {user.status["cache"]["limit_bytes"] for user in users.known if user.status.get("cache")}
     return " and ".join(shown.size(limit) for limit in sorted(known)) or "what a mount's cache_size= says (50.0 GiB)"
 
 
-def _mounts(users: cachecontrol.Users) -> Iterator[tuple[str, str]]:
+def _mounts(users: "Users") -> Iterator[tuple[str, str]]:
     if not users.may_be:
         yield "mounts", "none uses it now"
     for user in users.known:
@@ -192,7 +200,7 @@ def _mounts(users: cachecontrol.Users) -> Iterator[tuple[str, str]]:
         yield "mount?", f"{mount.mountpoint} does not say which cache it uses"
 
 
-def _user_facts(user: cachecontrol.User) -> dict[str, Any]:
+def _user_facts(user: "User") -> dict[str, Any]:
     return {
         "mountpoint": str(user.mount.mountpoint),
         "source": user.mount.source,
@@ -238,8 +246,10 @@ def _agreed(folder: Path, about: dict[str, Any], age: str | None, listings: bool
     return click.confirm(f"Remove {what}{' and all listings' if listings else ''} from {folder}?", err=True)
 
 
-def _let_go(mount: mounts.Mount) -> None:
+def _let_go(mount: "mounts.Mount") -> None:
     """Has a mount close files that are gone; one that does not answer keeps a few until it does."""
+    from mountd import control
+
     try:
         control.ask(mount, "let-go", timeout_s=5.0)
     except EgofsError as failure:

@@ -1,6 +1,7 @@
 """`egofs doctor`."""
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -40,6 +41,8 @@ def command(what: str | None, texts: tuple[str, ...], as_json: bool, offline: bo
     """
     from mountd import config, doctor
 
+    # What is kept of a dataset's documents is for this user alone, as a mount has it.
+    os.umask(0o077)
     options = [option for text in texts for option in config.parse_o(text)]
     groups = doctor.groups(what, options, offline=offline)
     everything: list[Finding] = []

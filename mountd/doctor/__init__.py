@@ -6,7 +6,6 @@ the command. The groups are machine.py (what any mount needs), folder.py (the ca
 store.py (one SOURCE).
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,8 +61,6 @@ def _mount_on(what: str) -> mounts.Mount | None:
 
 def examined(groups: Sequence[Group], limit_s: float = LIMIT_S) -> Iterator[tuple[str, list[Finding]]]:
     """Each group with what was found, in order, as they end; all within the limit."""
-    # What is kept of a dataset's documents is for this user alone, as a mount has it.
-    os.umask(0o077)
     deadline = time.monotonic() + limit_s
     runs = [(name, *_begun(check)) for name, check in groups]
     for name, thread, found in runs:

@@ -203,7 +203,8 @@ def _units(machine: Machine) -> Finding:
     unit = next((place for place in places if place.exists()), None)
     if unit is None:
         return skipped(name, "egofs@.service is not installed", "sudo egofs install")
-    command = ["systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "egofs@*"]
+    systemctl = shutil.which("systemctl", path=machine.path) or "systemctl"
+    command = [systemctl, "list-units", "--state=failed", "--plain", "--no-legend", "egofs@*"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S).stdout
     except (OSError, subprocess.TimeoutExpired) as failure:

@@ -12,12 +12,12 @@ import ssl
 import stat
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mountd import shown
@@ -27,6 +27,8 @@ from vfs.catalog import Entry, Tree
 from vfs.errors import AccessDenied, EgofsError, NotFound
 from vfs.node import Kind
 from vfs.sources import Credentials, ObjectInfo, Source
+
+_T = TypeVar("_T")
 
 # Of Signature Version 4 (RequestTimeTooSkewed); tokens of others bear about as much.
 _MOST_SKEW_S = 900.0
@@ -156,26 +158,36 @@ def _way(address: str) -> Iterator[Finding]:
     if proxy and not urllib.request.proxy_bypass(host):
         yield skipped("network", f"{host} is asked through the proxy {urlsplit(proxy).hostname}")
         return
-    try:
-        began = time.monotonic()
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        took_s = time.monotonic() - began
-    except OSError as failure:
-        remedy = "check the name, the network, and /etc/resolv.conf (getent hosts NAME)"
-        yield problem("name", f"{host}: {failure.strerror or failure}", remedy)
+    addresses = yield from _step(
+        "name",
+        host,
+        lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
+        "check the name, the network, and /etc/resolv.conf (getent hosts NAME)",
+    )
+    if addresses is None:
         return
-    yield ok("name", f"{host} is {found[0][4][0]} ({took_s * 1000:.0f} ms)")
-    try:
-        began = time.monotonic()
-        connection = socket.create_connection((host, port), _CONNECT_S)
-        took_s = time.monotonic() - began
-    except OSError as failure:
-        remedy = "check the network, firewalls, and https_proxy where there is a proxy"
-        yield problem("connection", f"{host}:{port}: {failure.strerror or failure}", remedy)
+    connection = yield from _step(
+        "connection",
+        f"{host}:{port}, at {addresses[0][4][0]}",
+        lambda: socket.create_connection((host, port), _CONNECT_S),
+        "check the network, firewalls, and https_proxy where there is a proxy",
+    )
+    if connection is None:
         return
-    yield ok("connection", f"{host}:{port} ({took_s * 1000:.0f} ms)")
     with connection:
         yield from _greeted(connection, parts.scheme == "https", host)
+
+
+def _step(check: str, what: str, attempt: Callable[[], _T], remedy: str) -> Generator[Finding, None, _T | None]:
+    """What came of the attempt; None where it failed, which is told then."""
+    began = time.monotonic()
+    try:
+        result = attempt()
+    except (OSError, UnicodeError) as failure:
+        yield problem(check, f"{what}: {getattr(failure, 'strerror', None) or failure}", remedy)
+        return None
+    yield ok(check, f"{what} ({(time.monotonic() - began) * 1000:.0f} ms)")
+    return result
 
 
 def _greeted(connection: socket.socket, is_tls: bool, host: str) -> Iterator[Finding]:

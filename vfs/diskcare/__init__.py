@@ -52,11 +52,11 @@ def checked(folder: Path, *, writing: bool) -> Path:
     """
     place = Path(os.path.realpath(folder.expanduser()))
     try:
-        facts = place.stat()
-        if not stat.S_ISDIR(facts.st_mode):
+        about = place.stat()
+        if not stat.S_ISDIR(about.st_mode):
             raise OptionError(f"{place}: not a folder, so not a cache: name one with --cache-dir")
-        if os.geteuid() not in (0, facts.st_uid):
-            raise OptionError(f"{place}: a cache of uid {facts.st_uid}: ask as that user, or as root")
+        if os.geteuid() not in (0, about.st_uid):
+            raise OptionError(f"{place}: a cache of uid {about.st_uid}: ask as that user, or as root")
         if not any(stat.S_ISREG(mode_of(file)) for file in (place / INDEX, place / CATALOG)):
             raise OptionError(f"{place}: no cache of egofs: it has neither {INDEX} nor {CATALOG}")
         for inner in (place / OBJECTS, place / ARCHIVES):
