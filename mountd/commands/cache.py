@@ -136,7 +136,7 @@ def _resize(cache_dir: Path | None, directory: Path | None, size: str) -> None:
         raise OptionError(f"{folder}: no mount uses it now{silent}: a limit is a mount's own: -o cache_size={size}")
     keeps = False
     for user in users.known:
-        done = control.ask(user.mount, "resize", {"limit_bytes": limit_bytes}, timeout_s=None)
+        done = control.ask(user.mount, "resize", {"limit_bytes": limit_bytes})
         if done["limit_bytes"] is None:
             click.echo(f"{user.mount.mountpoint}: keeps nothing on disk")
             continue

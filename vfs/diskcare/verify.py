@@ -24,7 +24,9 @@ from vfs.valuefile import Damaged, Key
 
 # No value is larger: that is what waits to be written at most (disk.py), and more.
 _MOST_BYTES = 256 << 20
-# A file that is young and not whole is looked at again after so long, so often.
+# A file that is not whole and was changed so lately may be in the middle of being written, which takes milliseconds: it
+# is looked at again after so long, so often.
+_JUST_NOW_S = 3.0
 _AGAIN_S, _AGAIN_TIMES = 0.5, 3
 _NAMED = 5  # of what is damaged, in a report
 
@@ -193,7 +195,7 @@ def _examined(value: tuple[str, Key]) -> _Found | None:
             found = _read(path, key)
         except FileNotFoundError:
             return None
-        if found.is_whole or again == _AGAIN_TIMES or time.time() - found.mtime > YOUNG_S:
+        if found.is_whole or again == _AGAIN_TIMES or time.time() - found.mtime > _JUST_NOW_S:
             return found
         time.sleep(_AGAIN_S)  # a small one is written where it stands, and may not have been whole yet
     raise AssertionError("the last try returns")
