@@ -225,7 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         """The server's time, for the header Date."""
-        return formatdate(time.time() + self.server.store.clock_s if timestamp is None else timestamp, usegmt=True)
+        ahead_s = getattr(self.server.store, "clock_s", 0.0)  # other stand-ins have no clock of their own
+        return formatdate(time.time() + ahead_s if timestamp is None else timestamp, usegmt=True)
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         # http.server asks for do_<METHOD>: every verb is served, so that those which must never come are recorded.

@@ -34,14 +34,17 @@ def _which(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group("cache", epilog=_EPILOG)
 def command() -> None:
-    """Looks after what is kept on disk: what there is, whether it is whole, emptying it, how large it may be."""
+    """Looks after what is kept on disk."""
 
 
 @command.command("info")
 @_which
 @click.option("--json", "as_json", is_flag=True, help="As one object of JSON.")
 def _info(cache_dir: Path | None, directory: Path | None, as_json: bool) -> None:
-    """Tells what the cache has, what its disk has left, and which mounts use it."""
+    """Tells what is kept, and who uses it.
+
+    Bytes by part, what its disk has left, when it was used, and the mounts that use it now.
+    """
     from mountd import cachecontrol
     from vfs import diskcare
 
@@ -63,9 +66,9 @@ def _info(cache_dir: Path | None, directory: Path | None, as_json: bool) -> None
 @click.option("--repair", is_flag=True, help="Remove what is damaged, and put the accounting right.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=2, show_default=True, help="Files read at a time.")
 def _verify(cache_dir: Path | None, directory: Path | None, repair: bool, jobs: int) -> None:
-    """Reads all that is kept and compares it with its checksums; exits with 1 where something was damaged.
+    """Compares all that is kept with its checksums.
 
-    Also while mounts use the cache. What --repair removes is fetched again when it is wanted; the status is 1 then
+    Exits with 1 where something was damaged. Also while mounts use the cache. What --repair removes is fetched again when it is wanted; the status is 1 then
     too, since a disk that garbles files is worth knowing of.
     """
     from mountd import cachecontrol
@@ -89,9 +92,9 @@ def _verify(cache_dir: Path | None, directory: Path | None, repair: bool, jobs: 
 @click.option("--older-than", "age", metavar="AGE", help="Only what was not used for so long: 90m, 12h, 30d, 4w.")
 @click.option("--listings", is_flag=True, help="What is known of datasets' folders and of archives, too.")
 def _clear(cache_dir: Path | None, directory: Path | None, yes: bool, age: str | None, listings: bool) -> None:
-    """Removes what is kept of objects and pictures. Mounts that use the cache fetch again what they need.
+    """Removes what is kept of objects and pictures.
 
-    The demo, merged LMDBs and logs stay.
+    Mounts that use the cache fetch again what they need. The demo, merged LMDBs and logs stay.
     """
     from mountd import cachecontrol
     from vfs import diskcare
@@ -120,9 +123,9 @@ def _clear(cache_dir: Path | None, directory: Path | None, yes: bool, age: str |
 @_which
 @click.argument("size")
 def _resize(cache_dir: Path | None, directory: Path | None, size: str) -> None:
-    """Gives the mounts that use the cache another limit, at once: SIZE, such as 200G.
+    """Gives live mounts another limit, at once.
 
-    It lasts until they end; cache_size=SIZE at the mount is what lasts.
+    All that use the cache get SIZE, such as 200G. It lasts until they end; cache_size=SIZE at the mount is what lasts.
     """
     from mountd import cachecontrol, control
     from vfs import diskcare

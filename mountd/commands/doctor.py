@@ -34,10 +34,11 @@ _NARROW, _WIDE = 60, 120
 @click.option("--json", "as_json", is_flag=True, help="A list of {check, state, found, remedy}.")
 @click.option("--offline", is_flag=True, help="Ask no store.")
 def command(what: str | None, texts: tuple[str, ...], as_json: bool, offline: bool) -> None:
-    """Looks at all that a mount needs, and says what to do about what it finds; exits with 1 where something is wrong.
+    """Finds what is wrong, and says what to do about it.
 
     Looks at this machine, the cache and what is mounted; with a SOURCE (a dataset, a URL, a folder or a .toml file) at
-    its options, credentials and store too. Nothing is changed, and it ends within half a minute.
+    its options, credentials and store too. Nothing is changed. Ends within half a minute, with status 1 where there is
+    a problem.
     """
     from mountd import config, doctor
 
