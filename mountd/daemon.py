@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import vfs.video
-from mountd import control, invalidation, mounts, supervisor
+from mountd import cachecontrol, control, invalidation, mounts, supervisor
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -51,8 +51,6 @@ _PATIENCE_AT_MOUNT_S = 10.0
 _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
 _LOG_BYTES, _LOG_FILES = 5 << 20, 3
 _OBJECTS, _DATASETS, _ARCHIVES = "objects", "datasets", "archives"
-# The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
-_SHARE_OF_FREE_SPACE = 0.8
 # What frames need is imported when nothing was read for so long: beside a reader it would hold the interpreter, for
 # 150 ms, and for more than a second where its files are not in memory. Who opens a frame before that imports it.
 _QUIET_S = 3.0
@@ -131,6 +129,7 @@ def _run(
         age = dataset.listing_age_s if source.remote else _LOCAL_LISTING_AGE_S
     walked.max_age_s = min(walked.max_age_s, age)
     cache = _open_cache(config, source.remote)
+    disk = cache.disk if cache else _open_disk_for_frames(config)
     mounted = MountedDataset(
         dataset,
         getattr(dataset, "source", shown),
@@ -143,7 +142,7 @@ def _run(
         ),
         listing_age_s=age,
         show_frames=config.mount.frames,
-        disk=cache.disk if cache else _open_disk_for_frames(config),
+        disk=disk,
     )
     server: control.Server | None = None
     try:
@@ -172,7 +171,14 @@ def _run(
 
         def answers() -> None:
             nonlocal server
-            server = _open_control(mountpoint, about.status, mounted, operations)
+            server = _open_control(
+                mountpoint,
+                {
+                    "status": lambda words, call: about.status(),
+                    "invalidate": invalidation.operation(mounted, operations),
+                    **cachecontrol.operations(mounted.cache, disk),
+                },
+            )
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
 
         serve(
@@ -190,19 +196,13 @@ def _run(
         mounted.close()
 
 
-def _open_control(
-    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset, operations: "Operations"
-) -> control.Server | None:
+def _open_control(mountpoint: Path, operations: dict[str, control.Operation]) -> control.Server | None:
     """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
-    answers: dict[str, control.Operation] = {
-        "status": lambda words, call: status(),
-        "invalidate": invalidation.operation(mounted, operations),
-    }
     there = mounts.top(mountpoint)
     if there is None:
         return None
     try:
-        return control.Server(there.device, answers)
+        return control.Server(there.device, operations)
     except OSError as failure:
         log.warning("no control socket, so that egofs warm and others cannot ask this mount: %s", failure)
         return None
@@ -263,8 +263,7 @@ def _open_disk_for_frames(config: Config) -> Disk | None:
 
 def _leave_room(disk: Disk, folder: Path) -> None:
     """Holds the cache to a share of what is free."""
-    free = os.statvfs(folder)
-    room = int((free.f_bavail * free.f_frsize + disk.used_bytes()) * _SHARE_OF_FREE_SPACE)
+    room = cachecontrol.room_for(disk)
     if room < disk.limit_bytes:
         log.info("the cache is held to %d MiB, four fifths of what is free in %s", room >> 20, folder)
         disk.limit_bytes = room

@@ -139,6 +139,8 @@ class S3Server:
         """The status of a request of another region: 400, 301, or 403 without telling the region but to HEAD bucket."""
         self.max_keys = max_keys
         """The most names in a page of a listing."""
+        self.clock_s = 0.0
+        """How much its clock is ahead of this machine's."""
         self.knows_if_match = True
         """Some stores ignore the header and answer with whatever version is there."""
         self.requests: list[Request] = []
@@ -220,6 +222,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet: what was asked stands in `requests`."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The server's time, for the header Date."""
+        ahead_s = getattr(self.server.store, "clock_s", 0.0)  # other stand-ins have no clock of their own
+        return formatdate(time.time() + ahead_s if timestamp is None else timestamp, usegmt=True)
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         # http.server asks for do_<METHOD>: every verb is served, so that those which must never come are recorded.

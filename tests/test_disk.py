@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vfs import disk as disk_module
+from vfs import valuefolder
 from vfs.disk import BLOCK_BYTES, Damaged, Disk, Key, Value
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -705,7 +706,7 @@ def test_a_value_that_another_process_makes_at_the_same_moment_is_no_failure(ope
     write = disk_module._write_whole
 
     def after_another(path: str, flags: int, image: memoryview) -> None:
-        if disk_module._key_of(os.path.basename(path)):  # each time, until it is written beside and renamed
+        if valuefolder.key_of(os.path.basename(path)):  # each time, until it is written beside and renamed
             with contextlib.suppress(FileExistsError):
                 write(path, flags, image)
         write(path, flags, image)
@@ -787,7 +788,7 @@ def test_a_disk_that_others_fill_is_left_its_reserve(opened, folder, monkeypatch
     disk = opened()
     keep(disk, *(key(number) for number in range(10)), length=MIB)
     right = os.statvfs(folder)
-    room = disk_module._RESERVE_BYTES - 4 * MIB
+    room = valuefolder._RESERVE_BYTES - 4 * MIB
 
     class Nearly:
         f_bavail, f_frsize, f_blocks = room // right.f_frsize, right.f_frsize, 1 << 40

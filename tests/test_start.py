@@ -63,7 +63,9 @@ def in_foreground(*arguments: str | Path, until: str, variables: dict[str, str] 
         assert process.wait(20) == 0, "".join(rest)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["umount", "/"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["status"], ["umount", "/"], ["--version"], ["cache", "--help"], ["doctor", "--help"]]
+)
 def test_commands_that_mount_nothing_import_nothing_of_a_mount(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-X", "importtime", *EGOFS[1:], *arguments], capture_output=True, text=True)
     modules = imported(done.stderr)

@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vfs.bulk import Keys, Place
@@ -64,6 +65,18 @@ def origin(aws_profile: str) -> str:
     """Where the keys that `find` found stand, in boto3's words."""
     of_variables = not aws_profile and any(name.upper() in os.environ for name in _KEYS)
     return "env" if of_variables else "shared-credentials-file"
+
+
+def file_of(aws_profile: str, method: str = "") -> Path | None:
+    """The file in which the keys stand that `find` found, or that boto3 found by a method; None for variables."""
+    method = method or origin(aws_profile)
+    if method not in ("shared-credentials-file", "config-file"):
+        return None
+    credentials = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")
+    config = os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")
+    files = (credentials, config) if method == "shared-credentials-file" else (config,)
+    paths = [Path(os.path.expandvars(os.path.expanduser(file))) for file in files]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _are_ordinary(variables: Mapping[str, str], scheme: str) -> bool:

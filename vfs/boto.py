@@ -14,6 +14,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -59,6 +60,22 @@ def check_profile(profile: str) -> None:
         _core(profile).get_scoped_config()
     except botocore.exceptions.BotoCoreError as failure:
         raise OptionError(f"aws_profile={profile}: {failure}: see ~/.aws") from failure
+
+
+def found(profile: str) -> tuple[str, float]:
+    """By which method boto3 finds keys, and when they end (0 where it does not tell). Raises AccessDenied.
+
+    It may ask where the keys are made: the machine's own metadata, STS, a program that ~/.aws names.
+    """
+    try:
+        credentials = _credentials_of(_session(profile))
+        _keys_of(credentials)  # some are fetched only now
+    except _SDK_FAILURES as failure:
+        words = _NO_KEYS if isinstance(failure, botocore.exceptions.NoCredentialsError) else f"{failure}: see ~/.aws"
+        raise AccessDenied(words) from failure
+    # Where it is not there, or is called otherwise in another release, it is not known.
+    ends = getattr(credentials, "_expiry_time", None)
+    return str(credentials.method), ends.timestamp() if isinstance(ends, datetime) else 0.0
 
 
 class Access:

@@ -159,6 +159,12 @@ class ChunkCache:
             position = max(position, end)
         return total
 
+    def let_go(self) -> None:
+        """Closes values' files that nobody reads at the moment: one that was removed takes its space until then."""
+        with self._lock:
+            values, self._values = self._values, OrderedDict()
+        values.clear()
+
     def settle(self) -> None:
         """Returns when nothing is being fetched ahead and everything is on disk that is to be."""
         deadline = time.monotonic() + _IDLE_S

@@ -565,6 +565,14 @@ class Catalog:
         )
 
 
+def known_in(database: sqlite3.Connection) -> tuple[int, int, int]:
+    """How many spaces, folders and entries a catalog's database knows. Looks at all of it."""
+    spaces, folders = database.execute(
+        "SELECT COUNT(DISTINCT space), COUNT(*) FROM folder WHERE space <> ''"
+    ).fetchone()
+    return spaces, folders, database.execute("SELECT COUNT(*) FROM entry").fetchone()[0]
+
+
 def _open(file: Path | None) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """The connection that writes and the one that reads: of a database in memory they are one."""
     if file is None:

@@ -1,12 +1,12 @@
 """Values on local disk, evicted least recently used: where the cache keeps its chunks between mounts.
 
-Hides files, checksums, the accounting in SQLite, eviction, and what a full or broken disk does. Called by cache.py
+Hides files, checksums, their accounting, eviction, and what a full or broken disk does. Called by cache.py
 only; knows nothing of objects or sources. A value belongs to an owner (one version of one object) and has a number.
 
 Each value is one file that is written once and never changed: whoever has it open reads it whole even when it is
 evicted meanwhile, by this process or by another that shares the folder. The file's name is made from
-owner and number, so finding it needs no database; valuefile.py has its format and its checksums. SQLite only counts:
-how many bytes there are, and what was used last.
+owner and number, so finding it needs no database; valuefile.py has its format and its checksums. SQLite only counts
+(valuefolder.py): how many bytes there are, and what was used last.
 
 Any thread may call. A few threads write values, many in one transaction; `keep` only puts them into their queue, which
 is bounded. `_lock` is over the queue and the counters; nothing is read, written or waited for under it. The disk
@@ -17,7 +17,6 @@ import errno
 import logging
 import mmap
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -26,9 +25,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from vfs import valuefile
+from vfs import valuefile, valuefolder
 from vfs.arena import Arena
-from vfs.database import is_damage, open_database, set_aside
+from vfs.database import is_damage, set_aside
 from vfs.extent import Buffer
 from vfs.valuefile import BLOCK_BYTES, Damaged, Key, Value, file_bytes_of
 
@@ -58,9 +57,6 @@ _WORTH_BYTES = 2 << 20
 _LINGER_S = 0.1
 # Evicted at once, beyond what is needed: 1/100 of the limit, so that not every batch has to look for victims.
 _SLACK = 100
-# Left free for others on the disk.
-_RESERVE_BYTES = 512 << 20
-_FOLDERS = 256
 # Uses are noted this often at most; the order of eviction is that exact.
 _NOTE_USE_S = 5.0
 # Between the folders that are counted again while nothing is to be written: all of them in half a minute.
@@ -70,20 +66,6 @@ _PATIENCE = 3
 _PAUSE_S = 60.0
 _CLOSE_S = 20.0
 _FAILURES = (OSError, sqlite3.Error)
-_DATABASE = "index.sqlite"
-_SCHEMA_VERSION = 1
-_NUMBERS = "SELECT number FROM value WHERE owner = ?"
-# Rows of one statement; SQLite allows 32,766 words in one since 3.32, 999 before.
-_ROWS = 200
-_IS_COUNTED = "SELECT 1 FROM value WHERE owner = ? AND number = ?"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS value (
-    owner BLOB NOT NULL, number INTEGER NOT NULL, file_bytes INTEGER NOT NULL,
-    used_at INTEGER NOT NULL, PRIMARY KEY (owner, number)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS value_by_use ON value (used_at);
-CREATE TABLE IF NOT EXISTS total (file_bytes INTEGER NOT NULL);
-INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
-"""
 
 
 class Disk:
@@ -116,10 +98,10 @@ class Disk:
         self._closing = False
         self._direct = True
         self._arenas = [Arena(slots, file_bytes_of(size)) for size, slots in _SLOTS]
-        self._temporary = f".new-{os.getpid()}-{id(self):x}"
+        self._temporary = f"{valuefolder.TEMPORARY}{os.getpid()}-{id(self):x}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._database_lock = threading.Lock()
-        self._database = open_database(folder / _DATABASE, _SCHEMA, _SCHEMA_VERSION)
+        self._database = valuefolder.open_index(folder)
         self._writers: list[threading.Thread] = []
 
     # -- finding
@@ -291,24 +273,19 @@ class Disk:
 
     def used_bytes(self) -> int:
         """Bytes that the files take, with those of other processes."""
-        return int(self._ask("SELECT file_bytes FROM total"))
+        return self._ask(valuefolder.total_bytes, 0)
 
     def kept_of(self, owner: bytes) -> set[int]:
         """The numbers of the values that are kept of an owner."""
-        try:
-            with self._database_lock:
-                return {number for (number,) in self._database.execute(_NUMBERS, (owner,)).fetchall()}
-        except _FAILURES as failure:
-            self._failed(failure)
-            return set()
+        return self._ask(lambda database: valuefolder.numbers_of(database, owner), set())
 
-    def _ask(self, question: str, *values: object) -> int:
+    def _ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         try:
             with self._database_lock:
-                return int(self._database.execute(question, values).fetchone()[0])
+                return question(self._database)
         except _FAILURES as failure:
             self._failed(failure)
-            return 0
+            return otherwise
 
     # -- the writers' threads
 
@@ -326,7 +303,7 @@ class Disk:
             try:
                 if batch or (sweeps and (self._used or self._unwanted)):
                     self._write(batch)
-                if sweeps and self._swept < _FOLDERS:
+                if sweeps and self._swept < valuefolder.FOLDERS:
                     self._swept += 1
                     self._adopt(self._swept - 1)
             except _FAILURES as failure:
@@ -379,7 +356,7 @@ class Disk:
         return little and not self._hurried and not self._closing and time.monotonic() < self._linger_until
 
     def _pause_s(self, sweeps: bool) -> float:
-        pause_s = _SWEEP_S if sweeps and self._swept < _FOLDERS else _NOTE_USE_S
+        pause_s = _SWEEP_S if sweeps and self._swept < valuefolder.FOLDERS else _NOTE_USE_S
         if self._queued_bytes > self._taken_bytes:
             # Not without a pause where there is only no room beside the others' batches: they tell when there is.
             pause_s = min(pause_s, max(0.01, self._linger_until - time.monotonic()))
@@ -438,48 +415,73 @@ class Disk:
                 os.unlink(path)
             raise
 
+    def resize(self, limit_bytes: int, go_on: Callable[[], None] = lambda: None) -> None:
+        """Has another limit from now on; returns when what is kept is within it. `go_on` is called now and then, and
+        may raise to end that early: what is too much then goes with the next values. Raises OSError.
+        """
+        self.limit_bytes = limit_bytes
+        try:
+            with self._database_lock:
+                wanted = self._too_much(self._taken_bytes)
+            while wanted > 0:
+                go_on()
+                # A batch at a time: writers, and whoever asks how much there is, come between.
+                with self._database_lock:
+                    gone = self._evict(wanted)
+                if not gone:
+                    break
+                wanted -= gone
+        except sqlite3.Error as failure:
+            raise OSError(f"the accounting of {self._folder} failed: {failure}") from failure
+
+    def room_bytes(self) -> int:
+        """What the disk has for values, with those that are there. Raises OSError."""
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize + self.used_bytes()
+
     def _make_room(self, coming: int) -> None:
         """Evicts what was used longest ago until the coming bytes fit. Called with the database's lock."""
-        database = self._database
-        total = int(database.execute("SELECT file_bytes FROM total").fetchone()[0])
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize - min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
-        limit = min(self.limit_bytes, total + free)
-        if total + coming <= limit:
-            return
-        if self._used:
-            self._account([])
-        wanted = total + coming - limit + limit // _SLACK
+        wanted = self._too_much(coming)
         while wanted > 0:
-            oldest = database.execute(
-                "SELECT owner, number, file_bytes FROM value ORDER BY used_at LIMIT ?", (_BATCH_VALUES,)
-            ).fetchall()
-            victims = []
-            for owner, number, file_bytes in oldest:
-                if wanted <= 0:
-                    break
-                if (owner, number) in self._taken:
-                    continue  # its file is being replaced
-                victims.append((owner, number))
-                wanted -= file_bytes
-            if not victims:
-                if coming > limit:
+            gone = self._evict(wanted)
+            if not gone:
+                if coming > self._room():
                     raise OSError("no room is left on the cache's disk")
                 return
-            self._remove(victims)
-            for key in victims:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._path(key))
-                self._on_eviction(key)
+            wanted -= gone
 
-    def _remove(self, keys: list[Key]) -> None:
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            gone = 0
-            for key in keys:
-                row = database.execute("DELETE FROM value WHERE owner = ? AND number = ? RETURNING file_bytes", key)
-                gone += sum(file_bytes for (file_bytes,) in row.fetchall())
-            database.execute("UPDATE total SET file_bytes = file_bytes - ?", (gone,))
+    def _room(self) -> int:
+        """What all files may take: the limit, or what the disk has."""
+        disk = os.statvfs(self._folder)
+        free = disk.f_bavail * disk.f_frsize - valuefolder.reserve_bytes(disk)
+        return min(self.limit_bytes, valuefolder.total_bytes(self._database) + free)
+
+    def _too_much(self, coming: int) -> int:
+        """Bytes to be evicted before the coming ones fit, and a little more then; 0 where they do."""
+        total, limit = valuefolder.total_bytes(self._database), self._room()
+        return total + coming - limit + limit // _SLACK if total + coming > limit else 0
+
+    def _evict(self, wanted: int) -> int:
+        """Evicts some of what was used longest ago, up to the wanted bytes or a batch; gives how many bytes went, 0
+        where there is nothing. Called with the database's lock."""
+        if self._used:
+            self._account([])
+        victims: list[Key] = []
+        gone = 0
+        for owner, number, file_bytes, _ in valuefolder.oldest(self._database, _BATCH_VALUES):
+            if gone >= wanted:
+                break
+            if (owner, number) in self._taken:
+                continue  # its file is being replaced
+            victims.append((owner, number))
+            gone += file_bytes
+        if victims:
+            valuefolder.remove(self._database, victims)
+        for key in victims:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(key))
+            self._on_eviction(key)
+        return gone
 
     def _account(self, written: list[tuple[Key, memoryview]]) -> None:
         """Counts what was written, what was used and what is gone. Called with the database's lock."""
@@ -489,49 +491,24 @@ class Disk:
             unwanted, self._unwanted = self._unwanted, set()
         if unwanted:
             # Before what was written is counted: what was damaged has been fetched and written again by now.
-            self._remove([*unwanted])
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.executemany(
-                "UPDATE value SET used_at = ? WHERE owner = ? AND number = ?", ((now, *key) for key in used)
-            )
-            self._count_in([(*key, len(image), now) for key, image in written])
-
-    def _count_in(self, rows: list[tuple[bytes, int, int, int]]) -> None:
-        """Counts values, in few statements: for each, sqlite3 lets the interpreter go to another thread."""
-        for at in range(0, len(rows), _ROWS):
-            some = rows[at : at + _ROWS]
-            places = ",".join(["(?, ?)"] * len(some))
-            before = self._database.execute(
-                f"SELECT COALESCE(SUM(file_bytes), 0) FROM value WHERE (owner, number) IN (VALUES {places})",
-                [word for row in some for word in row[:2]],
-            ).fetchone()[0]
-            values = ",".join(["(?, ?, ?, ?)"] * len(some))
-            self._database.execute(
-                f"INSERT OR REPLACE INTO value VALUES {values}", [word for row in some for word in row]
-            )
-            added = sum(row[2] for row in some) - before
-            self._database.execute("UPDATE total SET file_bytes = file_bytes + ?", (added,))
+            valuefolder.remove(self._database, unwanted)
+        valuefolder.note_use(self._database, used, now, [(*key, len(image), now) for key, image in written])
 
     def _adopt(self, folder: int) -> None:
         """Counts the files of one folder that a crash, or a lost database, left uncounted; drops half-written ones."""
-        place = self._folder / f"{folder:02x}"
+        place = self._folder / valuefolder.folder_name(folder)
         rows = []
         with suppress(FileNotFoundError), os.scandir(place) as entries:
             for entry in entries:
                 facts = entry.stat(follow_symlinks=False)
-                key = _key_of(entry.name)
-                if key is None:
-                    if time.time() - facts.st_mtime > 3600:
-                        os.unlink(entry.path)
-                else:
+                key = valuefolder.key_of(entry.name)
+                if valuefolder.is_unfinished(entry.name) and time.time() - facts.st_mtime > 3600:
+                    os.unlink(entry.path)
+                elif key is not None:
                     rows.append((*key, facts.st_size, int(facts.st_mtime)))
         if rows:
-            with self._database_lock, self._database as database:
-                database.execute("BEGIN IMMEDIATE")
-                uncounted = [row for row in rows if database.execute(_IS_COUNTED, row[:2]).fetchone() is None]
-                # Another writer may have counted and evicted one since the folder was read.
-                self._count_in([row for row in uncounted if os.access(self._path(row[:2]), os.F_OK)])
+            with self._database_lock:
+                valuefolder.count_in(self._database, self._folder, rows)
 
     def _begin_anew(self, damaged: sqlite3.Connection, failure: Exception) -> None:
         """The database is damaged: another takes its place, and the files are counted in again."""
@@ -539,16 +516,14 @@ class Disk:
             if self._database is not damaged:
                 return  # another writer was first
             damaged.close()
-            file = self._folder / _DATABASE
-            set_aside(file, failure)
-            self._database = open_database(file, _SCHEMA, _SCHEMA_VERSION)
+            set_aside(self._folder / valuefolder.DATABASE, failure)
+            self._database = valuefolder.open_index(self._folder)
             self._swept = 0
 
     # -- names and failures
 
     def _path(self, key: Key) -> str:
-        owner, number = key
-        return f"{self._folder}/{(owner[0] + number) % _FOLDERS:02x}/{owner.hex()}.{number:x}"
+        return valuefolder.path_of(self._folder, key)
 
     def _failed(self, failure: BaseException) -> None:
         with self._lock:
@@ -558,12 +533,6 @@ class Disk:
                 self._failed_in_row = 0
                 self._rest_until = time.monotonic() + _PAUSE_S
         log.warning("the cache folder %s failed (%s); reading goes on without it", self._folder, failure)
-
-
-def _key_of(name: str) -> Key | None:
-    """The key that a file's name was made from; None for other files."""
-    match = re.fullmatch(r"([0-9a-f]{32})\.([0-9a-f]{1,12})", name)
-    return (bytes.fromhex(match[1]), int(match[2], 16)) if match else None
 
 
 def _opened(path: str, key: Key, length: int) -> Value | None:

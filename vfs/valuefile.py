@@ -1,8 +1,8 @@
 """The file of a value on disk: its format, its checksums, and reading it piece by piece.
 
 Data, then one XXH3 for each `BLOCK_BYTES` of it, seeded with the value's key, then zeros up to a whole page. So a file
-that is flipped, truncated, or swapped with another is found when the block is first read. Called by disk.py and
-cache.py; knows neither folders nor who keeps what. Any thread may read.
+that is flipped, truncated, or swapped with another is found when the block is first read. Called by disk.py,
+diskcare.py and cache.py; knows neither folders nor who keeps what. Any thread may read.
 """
 
 import os
@@ -95,6 +95,30 @@ def is_whole(data: memoryview, length: int, key: Key) -> bool:
         == _SUM.unpack_from(data, length + number * _SUM.size)[0]
         for number, at in enumerate(range(0, length, BLOCK_BYTES))
     )
+
+
+def length_in(data: memoryview, key: Key) -> int:
+    """The length of the value whose whole file these bytes are, which the file does not tell. Raises Damaged.
+
+    Zeros fill up the page behind the last checksum, so that the last byte which is none lies in that. It may end with
+    zeros itself: each of the few lengths that remain is tried on the last block, and one that fits on all.
+    """
+    size_bytes = len(data)
+    if size_bytes == 0 or size_bytes % _PAGE:
+        raise Damaged
+    tail = bytes(data[-_PAGE - _SUM.size :])
+    begin = size_bytes - len(tail) + len(tail.rstrip(b"\0"))
+    for end in range(begin, min(begin + _SUM.size, size_bytes + 1)):
+        length = end - _SUM.size * -(-end // (BLOCK_BYTES + _SUM.size))
+        last = (length - 1) // BLOCK_BYTES * BLOCK_BYTES
+        if (
+            length > 0
+            and file_bytes_of(length) == size_bytes
+            and xxhash.xxh3_64_intdigest(data[last:length], _seed(key)) == _SUM.unpack_from(data, end - _SUM.size)[0]
+            and is_whole(data, length, key)
+        ):
+            return length
+    raise Damaged
 
 
 def file_bytes_of(length: int) -> int:

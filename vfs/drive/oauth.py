@@ -21,7 +21,7 @@ import secrets
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,6 +174,23 @@ class Access:
     def is_renewable(self) -> bool:
         """Whether a token that has ended can be renewed without anybody's consent."""
         return self._is_service or bool(self._auth and self._auth.credentials.refresh_token)
+
+    def told(self) -> tuple[str, float]:
+        """Whose the credentials are, and when they end for good (0: they are renewed by themselves), as the file tells.
+
+        Asks nobody. Raises AccessDenied for a file that holds none.
+        """
+        told = _read(self.file)
+        if self._is_service:
+            return f"the key of {told.get('client_email', 'a service account')}", 0.0
+        if (told.get("_module"), told.get("_class")) not in _CLASSES:
+            raise AccessDenied(f"{self.file}: these are no credentials of PyDrive2: {RENEW}")
+        until = 0.0
+        if not told.get("refresh_token"):
+            with contextlib.suppress(ValueError):
+                ends = datetime.strptime(str(told.get("token_expiry")), "%Y-%m-%dT%H:%M:%SZ")
+                until = ends.replace(tzinfo=UTC).timestamp()
+        return "credentials of `egofs auth gdrive`, or of PyDrive2", until
 
     def close(self) -> None:
         """Ends the connections."""

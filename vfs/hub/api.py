@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
@@ -374,6 +375,21 @@ def _rows(what: str, told: Any) -> Iterator[Row]:
 def _cursor_in(url: str) -> str:
     """Where the next page begins. Of the address that the hub gives only this is used: a token goes nowhere else."""
     return parse_qs(urlsplit(url).query).get("cursor", [""])[0]
+
+
+def token_place() -> tuple[str, Path | None]:
+    """What the token that huggingface_hub finds stands in, and its file if that is one; "" where it finds none."""
+    from huggingface_hub.constants import HF_TOKEN_PATH
+    from huggingface_hub.utils import get_token
+
+    token, file = get_token(), Path(HF_TOKEN_PATH)
+    if not token:
+        return "", None
+    try:
+        is_there = file.read_text().strip() == token
+    except (OSError, UnicodeDecodeError):
+        is_there = False
+    return (str(file), file) if is_there else ("HF_TOKEN", None)
 
 
 def _quoted(path: str, safe: str = "/") -> str:

@@ -9,6 +9,10 @@ which defines
     def open_source(url: str, options: Options) -> Source     raises OptionError for a URL it cannot use
     ALONE: str                                                if need be: why its bare scheme is no plain tree, and what
                                                               to say instead
+    def credentials(url: str, options: Options) -> Credentials
+                                                              if it is asked with any; asks the store nothing
+    def address(url: str, options: Options) -> str            if it is on a network: the server that is asked first, by
+                                                              its URL; asks nothing either
 
 Any thread may call any method of a source at any time; every method blocks, and ends within its deadline.
 
@@ -21,10 +25,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol, runtime_checkable
 
-from vfs.errors import CorruptData, OptionError
+from vfs.errors import AccessDenied, CorruptData, OptionError
+from vfs.tokenfile import TokenFile
 
 UNKNOWN_SIZE = -1
 """The size of an object that something else than the store names, and that the store has not been asked for yet. Only
@@ -81,6 +87,33 @@ class DeepPage:
 
     objects: Sequence[ObjectInfo]
     more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """With what a store would be asked, told without asking it; no secret stands in it."""
+
+    what: str
+    """Such as "keys of profile 'ego4d'"."""
+    where: str = ""
+    """What they were found in: a file, variables, the machine's role; "" where there are none."""
+    file: Path | None = None
+    """The file with the secret, if it is in one."""
+    is_dated: bool = False
+    """Whether the file is as old as the keys in it: nobody writes it but who puts keys there."""
+    until: float = 0.0
+    """When they end, in seconds of the epoch; 0 where nobody knows."""
+    missing: str = ""
+    """Why there are none, or none that can be used, and what to do; "" where there are, or none are needed."""
+
+
+def token_in(file: Path) -> Credentials:
+    """A token's file, and whether there is one in it."""
+    try:
+        TokenFile(file).read()
+    except AccessDenied as failure:
+        return Credentials("a token", missing=str(failure))
+    return Credentials("a token", str(file), file)
 
 
 class Source(Protocol):

@@ -31,7 +31,7 @@ from vfs.drive.walk import Walks
 from vfs.errors import AccessDenied, Changed, NotFound, OptionError
 from vfs.flight import Flights
 from vfs.options import option, option_group
-from vfs.sources import Listed, ObjectInfo
+from vfs.sources import Credentials, Listed, ObjectInfo
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +87,21 @@ def open_source(url: str, options: Options) -> "DriveSource":
         place += f"#{hashlib.sha256(repr(ids).encode()).hexdigest()[:16]}"
     drive = Drive(_access(options), endpoint, options.shared_drive)
     return DriveSource(drive, match[1], ids, place)
+
+
+def credentials(url: str, options: Options) -> Credentials:
+    """Those of a person, or of a service account."""
+    try:
+        access = _access(options)
+        what, until = access.told()
+    except (AccessDenied, OptionError) as failure:
+        return Credentials("Google's credentials", missing=str(failure))
+    return Credentials(what, str(access.file), access.file, until=until)
+
+
+def address(url: str, options: Options) -> str:
+    """The API's."""
+    return options.endpoint_url
 
 
 def _access(options: Options) -> oauth.Access:

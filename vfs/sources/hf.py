@@ -24,9 +24,9 @@ from vfs import web
 from vfs.errors import AccessDenied, Changed, CorruptData, EgofsError, NotFound, OptionError
 from vfs.flight import Flights
 from vfs.hub import walk
-from vfs.hub.api import KINDS, Kind, Location, Repository, Row
+from vfs.hub.api import KINDS, Kind, Location, Repository, Row, token_place
 from vfs.options import option, option_group
-from vfs.sources import Listed, ObjectInfo, Page, by_pages
+from vfs.sources import Credentials, Listed, ObjectInfo, Page, by_pages, token_in
 from vfs.tokenfile import TokenFile
 
 _log = logging.getLogger(__name__)
@@ -71,6 +71,19 @@ def open_source(url: str, options: Options) -> "HubSource":
     if not _can_be(folder or "x"):
         raise OptionError(f"{url!r}: {folder!r} can be no folder")
     return HubSource(kind, match[2], match[3], folder, options)
+
+
+def credentials(url: str, options: Options) -> Credentials:
+    """The token that the hub would be sent."""
+    if options.token_file is not None:
+        return token_in(options.token_file)
+    where, file = token_place()
+    return Credentials("a token", where, file) if where else Credentials("no token: public repositories alone")
+
+
+def address(url: str, options: Options) -> str:
+    """The hub's."""
+    return options.endpoint_url
 
 
 class HubSource:

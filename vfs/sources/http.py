@@ -26,7 +26,7 @@ from vfs.errors import AccessDenied, CorruptData, EgofsError, NotFound, OptionEr
 from vfs.extent import parse_content_range
 from vfs.flight import Flights
 from vfs.options import option, option_group
-from vfs.sources import UNKNOWN_SIZE, Listed, ObjectInfo
+from vfs.sources import UNKNOWN_SIZE, Credentials, Listed, ObjectInfo, token_in
 from vfs.tokenfile import NetrcFile, TokenFile
 
 _log = logging.getLogger(__name__)
@@ -81,6 +81,25 @@ def open_source(url: str, options: Options) -> "HttpSource":
         raise OptionError(f"listing={options.listing} and manifest: give one: what is there, or what a list names")
     _refuse_password(options.manifest)
     return HttpSource(url, where, options)
+
+
+def credentials(url: str, options: Options) -> Credentials:
+    """The token, or the name and password, that the server would be sent."""
+    if options.token_file is not None:
+        return token_in(options.token_file)
+    if options.netrc is None:
+        return Credentials("none: as anybody")
+    try:
+        known = NetrcFile(options.netrc).read(urlsplit(url).hostname or "")
+    except AccessDenied as failure:
+        return Credentials("a password", missing=str(failure))
+    what = "a password" if known else "none: the file has none for this server"
+    return Credentials(what, str(options.netrc), options.netrc)
+
+
+def address(url: str, options: Options) -> str:
+    """The server itself."""
+    return url
 
 
 def _refuse_password(url: str) -> None:

@@ -33,7 +33,7 @@ from vfs.errors import (
 )
 from vfs.extent import Buffer, http_range, parse_content_range
 from vfs.options import as_dict, option, option_group
-from vfs.sources import DeepPage, Listed, ObjectInfo, Page, by_pages
+from vfs.sources import Credentials, DeepPage, Listed, ObjectInfo, Page, by_pages
 
 if TYPE_CHECKING:
     from vfs import boto, direct
@@ -82,6 +82,40 @@ def open_source(url: str, options: Options) -> "S3Source | S3Buckets":
 
         boto.check_profile(options.aws_profile)
     return S3Source(bucket, prefix, options, directly) if bucket else S3Buckets(options)
+
+
+def credentials(url: str, options: Options) -> Credentials:
+    """The keys that requests would be signed with."""
+    if options.anonymous:
+        return Credentials("none: nothing is signed (anonymous)")
+    from vfs import awssettings
+
+    profile = options.aws_profile
+    what = f"keys of profile {profile!r}" if profile else "keys"
+    method, until = awssettings.origin(profile), 0.0
+    if _way_to(_bucket_of(url) or "any-bucket", options) is None:
+        from vfs import boto
+
+        try:
+            method, until = boto.found(profile)
+        except AccessDenied as failure:
+            return Credentials(what, missing=str(failure))
+    file = awssettings.file_of(profile, method)
+    where = str(file) if file else {"env": "variables (AWS_ACCESS_KEY_ID, …)"}.get(method, method)
+    return Credentials(what, where, file, is_dated=file is not None, until=until)
+
+
+def address(url: str, options: Options) -> str:
+    """The bucket's server, as far as it is known before it is asked."""
+    way = _way_to(_bucket_of(url) or "any-bucket", options)
+    if way is None or not _bucket_of(url):
+        region = options.region or "us-east-1"
+        return options.endpoint_url or f"https://s3.{region}.amazonaws.com"
+    return way.place.url
+
+
+def _bucket_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0]
 
 
 def _way_to(bucket: str, options: Options, **more: str) -> "direct.Bucket | None":

@@ -30,7 +30,7 @@ from vfs.errors import AccessDenied, Changed, CorruptData, NotFound, OptionError
 from vfs.extent import parse_content_range
 from vfs.flight import Flights
 from vfs.options import option, option_group
-from vfs.sources import Listed, ObjectInfo
+from vfs.sources import Credentials, Listed, ObjectInfo
 from vfs.web import File, Web
 from vfs.web import mtime_ns as mtime_of
 
@@ -91,6 +91,17 @@ def open_source(url: str, options: Options) -> "YouTubeSource":
         raise OptionError("youtube:// needs yt-dlp, which is not installed: pip install 'egofs[youtube]'")
     _cookies(options)
     return YouTubeSource(options)
+
+
+def credentials(url: str, options: Options) -> Credentials:
+    """Cookies, which open_source has looked at."""
+    file = options.cookies_file
+    return Credentials("cookies", str(file), file) if file else Credentials("none: as a guest")
+
+
+def address(url: str, options: Options) -> str:
+    """YouTube's, or what stands for it."""
+    return options.endpoint_url or "https://www.youtube.com"
 
 
 def _cookies(options: Options) -> str:
