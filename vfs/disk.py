@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,6 +85,16 @@ CREATE INDEX IF NOT EXISTS value_by_use ON value (used_at);
 CREATE TABLE IF NOT EXISTS total (file_bytes INTEGER NOT NULL);
 INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A folder of values and the disk that it is on: `reserve_bytes` of what is free there is left to others."""
+
+    folder: Path
+    files: int
+    free_bytes: int
+    reserve_bytes: int
 
 
 class Disk:
@@ -293,6 +304,12 @@ class Disk:
         """Bytes that the files take, with those of other processes."""
         return int(self._ask("SELECT file_bytes FROM total"))
 
+    def room(self) -> "Room":
+        """What the folder has and may still have. Raises OSError where the folder is not there any more."""
+        disk = os.statvfs(self._folder)
+        files = self._ask("SELECT COUNT(*) FROM value")
+        return Room(self._folder, files, disk.f_bavail * disk.f_frsize, _reserve_bytes(disk))
+
     def kept_of(self, owner: bytes) -> set[int]:
         """The numbers of the values that are kept of an owner."""
         try:
@@ -443,7 +460,7 @@ class Disk:
         database = self._database
         total = int(database.execute("SELECT file_bytes FROM total").fetchone()[0])
         disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize - min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
+        free = disk.f_bavail * disk.f_frsize - _reserve_bytes(disk)
         limit = min(self.limit_bytes, total + free)
         if total + coming <= limit:
             return
@@ -558,6 +575,11 @@ class Disk:
                 self._failed_in_row = 0
                 self._rest_until = time.monotonic() + _PAUSE_S
         log.warning("the cache folder %s failed (%s); reading goes on without it", self._folder, failure)
+
+
+def _reserve_bytes(disk: os.statvfs_result) -> int:
+    """What is left free for others, less on a small disk."""
+    return min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
 
 
 def _key_of(name: str) -> Key | None:
