@@ -115,7 +115,9 @@ def access(status: dict[str, Any]) -> str:
 def amplification(status: dict[str, Any]) -> str:
     """How much was fetched for each byte that was read; below 1 where it was there already."""
     ratio = status["amplification"]
-    return "" if ratio is None else f", {ratio:.2f} of what was read"
+    if ratio is None:
+        return ""
+    return f", {ratio:.2f} of what was read" if ratio >= 0.005 or not ratio else ", <0.01 of what was read"
 
 
 def under_way(each: dict[str, Any]) -> str:

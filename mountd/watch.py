@@ -10,6 +10,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,7 +78,7 @@ class Pace:
         rates = [rates[name] for _, rates in self._rates]
         if len(rates) > width:
             edges = [len(rates) * n // width for n in range(width + 1)]
-            rates = [sum(rates[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+            rates = [sum(rates[a:b]) / (b - a) for a, b in pairwise(edges)]
         top = max(rates, default=0.0)
         bars = "".join(_BARS[min(7, int(rate / top * 8))] if rate > 0 else _BARS[0] for rate in rates)
         return bars.rjust(width)
@@ -102,8 +104,7 @@ class Watched:
         covered = set(survey.covered(everything))
         for mount in found:
             if mount not in self._asked:
-                hidden = [mount] if mount in covered else []
-                self._asked[mount] = Asked(lambda one=mount, hidden=hidden: survey.look([one], covered=hidden)[0])
+                self._asked[mount] = Asked(partial(_looked_at, mount, covered))
         until = time.monotonic() + wait_s
         for mount, asked in list(self._asked.items()):
             seen = asked.result(until)
@@ -118,6 +119,10 @@ class Watched:
         if seen.status is not None:
             pace.take(seen.status, time.monotonic())
         self._seen[seen.mount] = seen, pace
+
+
+def _looked_at(mount: mounts.Mount, covered: Iterable[mounts.Mount]) -> Seen:
+    return survey.look([mount], covered=covered)[0]
 
 
 def drawn(all_seen: Sequence[tuple[Seen, Pace]], width: int, height: int) -> Group:
@@ -167,20 +172,15 @@ def _block(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:
             yield _cache(cache, bars)
         if seen.status["access"]["state"] == "ok":
             yield Text(f"  {'access':<{_LABEL}}{standing.access(seen.status)}")
-    for trouble in standing.troubles(seen):
-        yield Text(f"  ! {trouble}", _COLOURS.get(seen.state, "") if seen.why else "yellow")
-    if seen.status is not None and (last := seen.status["last_error"]):
-        yield Text(f"  {'failures':<{_LABEL}}{seen.status['asked']['failures']}, the last: {last}", "yellow")
+    for note in _notes(seen):
+        yield Text(f"  ! {note}", "yellow" if seen.is_well else "red")
 
 
 def _happening(status: dict[str, Any], pace: Pace) -> Iterable[tuple[str, str, str]]:
     """Of each rate its name, what it is now, and what it has come to in all."""
     asked, fetched, decoders = status["asked"], status["fetched"], status["decoders"]
-    yield (
-        "reading",
-        _speed(pace.now("reading")),
-        f"{shown.size(asked['bytes_read'])}, {status['open_files']} files open",
-    )
+    read = f"{shown.size(asked['bytes_read'])}, {status['open_files']} files open"
+    yield "reading", _speed(pace.now("reading")), read
     yield (
         "fetching",
         _speed(pace.now("fetching")),
@@ -190,7 +190,11 @@ def _happening(status: dict[str, Any], pace: Pace) -> Iterable[tuple[str, str, s
     yield "requests", f"{pace.now('requests'):.1f} /s", f"{fetched['requests']}, {failed}"
     if decoders["pids"]:
         made = f"{status['frames_made']} made, {status['frames_from_disk']} from disk"
-        yield "frames", f"{pace.now('frames'):.1f} /s", f"{made}, decoders: {len(decoders['pids'])}"
+        yield "frames", f"{pace.now('frames'):.1f} /s", f"{made}, {_decoders(len(decoders['pids']))}"
+
+
+def _decoders(count: int) -> str:
+    return f"{count} decoder{'' if count == 1 else 's'}"
 
 
 def _cache(cache: dict[str, Any], bars: int) -> Text:
@@ -206,10 +210,15 @@ def _cache(cache: dict[str, Any], bars: int) -> Text:
 def _pair(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:
     """What it is and what is wrong, and then its numbers."""
     head = _head(seen, standing.state(seen), width)
-    for trouble in standing.troubles(seen):
-        head.append(f"  ! {trouble}", "red" if not seen.is_well else "yellow")
+    if seen.status is None:
+        yield head
+        yield Text(f"  ! {seen.why}", "yellow" if seen.is_well else "red")
+        return
+    for note in _notes(seen):
+        head.append(f"  ! {note}", "yellow" if seen.is_well else "red")
     yield head
-    yield _rates(seen.status, pace, max(4, min(30, (width - 68) // 2)))
+    numbers = _rates(seen.status, pace, max(4, min(30, (width - 82) // 2)))
+    yield numbers.append(f"  {pace.now('requests'):>8.1f} req/s")
 
 
 def _single(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:
@@ -219,16 +228,21 @@ def _single(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:
     yield line.append_text(_rates(seen.status, pace, 0)) if seen.status else line.append(f" {seen.why}")
 
 
+def _notes(seen: Seen) -> Iterable[str]:
+    """What somebody should hear of."""
+    yield from standing.troubles(seen)
+    if seen.status is not None and (last := seen.status["last_error"]):
+        yield f"{seen.status['asked']['failures']} failures; the last line of the log: {last}"
+
+
 def _head(seen: Seen, state: str, width: int) -> Text:
     line = Text("● ", _COLOURS.get(seen.state, ""))
     line.append(str(seen.mount.mountpoint), "bold default").append(f"  {seen.mount.source}  ", "default")
     return line.append(state, _COLOURS.get(seen.state, ""))
 
 
-def _rates(status: dict[str, Any] | None, pace: Pace, bars: int) -> Text:
+def _rates(status: dict[str, Any], pace: Pace, bars: int) -> Text:
     """The rates of this moment, with so many bars each, and how full the cache is."""
-    if status is None:
-        return Text("")
     cache = status.get("cache", {})
     line = Text("")
     for name, word in (("reading", "read"), ("fetching", "fetch")):
