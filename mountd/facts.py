@@ -65,7 +65,7 @@ class MountFacts:
             "source": self.config.name,
             "url": source.url,
             "dataset": mounted.dataset.name,
-            "options": dict(_changed(self.options)),
+            "options": dict(changed(self.options)),
             "cache_dir": str(self.config.cache.cache_dir),
             "log": str(self.log_file) if self.log_file else None,
             "control": str(self.control) if self.control else None,
@@ -128,7 +128,7 @@ class MountFacts:
         ]
 
 
-def _changed(groups: Iterable[Any]) -> Iterable[tuple[str, str]]:
+def changed(groups: Iterable[Any]) -> Iterable[tuple[str, str]]:
     """The options that are not what they are by themselves, as they are written behind `-o`."""
     for group in groups:
         defaults = as_dict(type(group)())

@@ -57,6 +57,7 @@ _METRICS = (
     _Told("frames_from_disk", "frames_from_disk", "Pictures that were found on disk."),
     _Told("decoder_restarts", "decoders.restarts", "Decoders that had to be replaced."),
     _Told("decoder_bugs", "decoders.bugs", "Failures of decoders that nothing foresaw."),
+    _Told("restarts", "restarts", "Times that the daemon had to be started again."),
     _gauge("open_files", "open_files", "Files that are open."),
     _gauge("inodes", "inodes", "Names that the kernel holds."),
     _gauge("known_bytes", "known_bytes", "Bytes of all files in folders that have been listed."),

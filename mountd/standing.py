@@ -16,7 +16,7 @@ _WIDEST = 40  # of a column; what is longer moves the rest of its own line
 
 def of_one(seen: Seen) -> Iterator[str]:
     """All of one mount, a line for each thing."""
-    yield f"{seen.mount.mountpoint} is {seen.mount.source}: {state(seen)}"
+    yield f"{seen.mount.mountpoint}  {seen.mount.source}  {state(seen)}"
     if seen.why:
         yield f"  ! {seen.why}"
     if seen.status is not None:
@@ -41,6 +41,8 @@ def state(seen: Seen) -> str:
     text: str = "another user's" if seen.state == "foreign" else seen.state
     if seen.status is not None:
         text += f", up {shown.duration(seen.status['uptime_s'])}"
+        if restarts := seen.status.get("restarts"):
+            text += f", restarted {restarts} times"
     return text + (f", pid {seen.pid}" if seen.pid else "")
 
 

@@ -64,8 +64,10 @@ def survey(patience_s: float = PATIENCE_S) -> list[Seen]:
 
 
 def places(everything: Iterable[mounts.Mount]) -> list[mounts.Mount]:
-    """Those of egofs among all mounts, in the order of their mount points."""
-    return sorted((each for each in everything if each.fstype == mounts.FSTYPE), key=lambda each: each.mountpoint)
+    """Those of egofs among all mounts, in the order of their mount points; of several on one the last, which is seen:
+    what a daemon that was killed has left may lie below the mount that took its place."""
+    last = {each.mountpoint: each for each in everything if each.fstype == mounts.FSTYPE}
+    return [last[mountpoint] for mountpoint in sorted(last)]
 
 
 def look(
@@ -76,7 +78,7 @@ def look(
     until = time.monotonic() + patience_s
     hidden = set(covered)
     return [
-        _seen(mount, answers.result(until), told.result(until), is_covered=mount in hidden)
+        judged(mount, answers.result(until), told.result(until), is_covered=mount in hidden)
         for mount, answers, told in looks
     ]
 
@@ -131,7 +133,8 @@ def _told(mount: mounts.Mount, patience_s: float) -> dict[str, Any] | str:
     return status or why
 
 
-def _seen(mount: mounts.Mount, failure: int | None, told: dict[str, Any] | str | None, *, is_covered: bool) -> Seen:
+def judged(mount: mounts.Mount, failure: int | None, told: dict[str, Any] | str | None, *, is_covered: bool) -> Seen:
+    """What the kernel's answer (an errno, 0, or None for none) and the daemon's mean together."""
     status = told if isinstance(told, dict) else None
     pid = int(status["pid"]) if status else None
     where = mount.mountpoint

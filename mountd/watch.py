@@ -27,6 +27,7 @@ _WAIT_S = 0.4  # for answers, before what is known is drawn; or half of the inte
 _BARS = "▁▂▃▄▅▆▇█"
 _COLOURS = {"live": "green", "dead": "red", "hung": "red", "foreign": "yellow", "covered": "yellow"}
 _LABEL, _NUMBER, _REST = 10, 12, 32  # columns of a block, in characters
+_WIDE = 96  # where requests stand beside the rest in one line
 _RATES: dict[str, Callable[[dict[str, Any]], int]] = {
     "reading": lambda status: int(status["asked"]["bytes_read"]),
     "fetching": lambda status: int(status["fetched"]["bytes_fetched"]),
@@ -66,7 +67,7 @@ class Pace:
             rates = {name: (of(status) - of(before)) / (now_s - before_s) for name, of in _RATES.items()}
             self._rates.append((now_s, rates))
         self._last = now_s, status
-        while self._rates and now_s - self._rates[0][0] > _HISTORY_S:
+        while self._rates and now_s - self._rates[0][0] >= _HISTORY_S:
             self._rates.popleft()
 
     def now(self, name: str) -> float:
@@ -217,8 +218,9 @@ def _pair(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:
     for note in _notes(seen):
         head.append(f"  ! {note}", "yellow" if seen.is_well else "red")
     yield head
-    numbers = _rates(seen.status, pace, max(4, min(30, (width - 82) // 2)))
-    yield numbers.append(f"  {pace.now('requests'):>8.1f} req/s")
+    has_room = width >= _WIDE
+    numbers = _rates(seen.status, pace, max(4, min(30, (width - (84 if has_room else 69)) // 2)))
+    yield numbers.append(f"  {pace.now('requests'):>7.1f} req/s") if has_room else numbers
 
 
 def _single(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -45,7 +46,8 @@ def command(directory: Path | None, as_json: bool, watch: bool, interval: float)
 
 
 def _repeat(place: Path | None, interval_s: float, *, as_json: bool) -> None:
-    """For a file or a pipe: the same again and again, JSON a line each."""
+    """For a file or a pipe: the same again and again, JSON a line each. Who closes the pipe ends it."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     while True:
         began = time.monotonic()
         _show(_seen(place), as_json=as_json, indent=None)
