@@ -113,10 +113,11 @@ class Asked(Generic[T]):
 def _probe(mount: mounts.Mount) -> int:
     """Why the kernel has no answer from the daemon: an errno, 0 where it has one."""
     try:
-        os.statvfs(mount.mountpoint)
+        facts = os.statvfs(mount.mountpoint)
     except OSError as failure:
         return failure.errno or errno.EIO
-    return 0
+    # Of a mount that we may not enter the kernel tells nothing, and asks nobody (fuse_statfs in fs/fuse/inode.c).
+    return 0 if facts.f_namemax else errno.EACCES
 
 
 def _told(mount: mounts.Mount, patience_s: float) -> dict[str, Any] | str:
@@ -148,7 +149,8 @@ def judged(mount: mounts.Mount, failure: int | None, told: dict[str, Any] | str 
         silent = told if isinstance(told, str) else "its daemon says nothing of itself"
         return Seen(mount, "live", status, "" if status else silent, pid)
     if failure == errno.EACCES:
-        return Seen(mount, "foreign", None, f"it is uid {mount.uid}'s: ask as that user, or as root")
+        theirs = f"it is uid {mount.uid}'s: ask as that user, or as root"
+        return Seen(mount, "foreign", None, told if isinstance(told, str) and os.geteuid() == 0 else theirs)
     return Seen(mount, "dead", None, f"its daemon has ended: egofs mount {mount.source} {where} mounts it again")
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def seen(number: int = 0, **more: Any) -> Seen:
     return Seen(mount, "live", told(**more), "", 4711)
 
 
+ANSWER = types.SimpleNamespace(f_namemax=255)
 DEAD = Seen(MOUNT, "dead", None, "its daemon has ended: egofs mount ego4d /mnt/ego4d mounts it again")
 REFUSAL = {"refused_at": time.time() - 190.0, "message": "read x: refused to profile 'ego4d': renew the keys"}
 
@@ -68,7 +70,7 @@ REFUSAL = {"refused_at": time.time() - 190.0, "message": "read x: refused to pro
         (0, "it has no control socket", False, "live", "it has no control socket"),
         (0, None, False, "live", "says nothing of itself"),
         (errno.EACCES, told(), False, "live", ""),  # root may ask a user's daemon, and not enter its mount
-        (errno.EACCES, "no", False, "foreign", "it is uid 1000's: ask as that user, or as root"),
+        (errno.EACCES, None, False, "foreign", "it is uid 1000's: ask as that user, or as root"),
         (errno.ENOTCONN, "no", False, "dead", "egofs mount ego4d /mnt/ego4d mounts it again"),
         (errno.ECONNABORTED, None, False, "dead", "its daemon has ended"),
         (None, None, False, "hung", "egofs umount -l /mnt/ego4d"),
@@ -98,7 +100,7 @@ def test_of_mounts_on_one_mount_point_the_last_is_shown_and_known_to_be_covered_
 def test_a_daemon_of_another_version_is_told_by_its_version_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     older = {key: value for key, value in told(version="0.0.9").items() if key != "access"}
     monkeypatch.setattr(survey.control, "ask", lambda *args, **more: older)
-    monkeypatch.setattr(survey.os, "statvfs", lambda path: None)
+    monkeypatch.setattr(survey.os, "statvfs", lambda path: ANSWER)
     (found,) = survey.look([MOUNT])
     assert (found.state, found.status) == ("live", None)
     assert "another version of egofs, 0.0.9" in found.why
@@ -109,7 +111,7 @@ def test_a_daemon_that_may_not_be_asked_is_read_where_it_lets_everybody_in(monke
         raise mounts.MountRefused("/mnt/ego4d: it belongs to uid 1000: ask as that user, or as root")
 
     monkeypatch.setattr(survey.control, "ask", refused)
-    monkeypatch.setattr(survey.os, "statvfs", lambda path: None)
+    monkeypatch.setattr(survey.os, "statvfs", lambda path: ANSWER)
     status = told()
     monkeypatch.setattr(survey.mounts, "read_status", lambda place: status)
     assert survey.look([MOUNT])[0].status is status
@@ -121,7 +123,9 @@ def test_one_that_does_not_answer_holds_up_no_other(monkeypatch: pytest.MonkeyPa
     never = threading.Event()
     other = Mount(Path("/mnt/other"), "other", mounts.FSTYPE, "0:45")
     monkeypatch.setattr(survey.control, "pid_of", lambda mount: 99)
-    monkeypatch.setattr(survey.os, "statvfs", lambda path: never.wait() if path == MOUNT.mountpoint else None)
+    monkeypatch.setattr(
+        survey.os, "statvfs", lambda path: never.wait() and ANSWER if path == MOUNT.mountpoint else ANSWER
+    )
     monkeypatch.setattr(
         survey.control, "ask", lambda mount, *args, **more: told() if mount == other else never.wait() and {}
     )

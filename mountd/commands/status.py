@@ -13,7 +13,7 @@ from mountd import process, standing, survey
 
 
 @click.command("status")
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", required=False)  # no click.Path: that looks at it, and a mount may hang
 @click.option("--json", "as_json", is_flag=True, help='For programs: {"mounts": [{"mountpoint", "source", "pid", …}]}.')
 @click.option("--watch", is_flag=True, help="A live screen; Ctrl-C ends it.")
 @click.option(
@@ -24,13 +24,13 @@ from mountd import process, standing, survey
     metavar="SECONDS",
     help="With --watch: how often.",
 )
-def command(directory: Path | None, as_json: bool, watch: bool, interval: float) -> None:
+def command(directory: str | None, as_json: bool, watch: bool, interval: float) -> None:
     """Tells how the mounts are: what was read of them, what was fetched, what is wrong and what to do.
 
     DIRECTORY, a mount or a folder in one, tells all of that one. The status is 0 where all of them answer, 32 where one
     is dead or hangs. A mount that hangs is given 3 seconds.
     """
-    place = survey.at(directory).mountpoint if directory else None
+    place = survey.at(Path(directory)).mountpoint if directory else None
     if not watch:
         _tell(place, as_json=as_json)
         return
