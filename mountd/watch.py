@@ -6,7 +6,9 @@ answer is shown as it was until it is known to hang. As much of each mount is dr
 lines, two lines, or one.
 """
 
+import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -27,6 +29,8 @@ _WAIT_S = 0.4  # for answers, before what is known is drawn; or half of the inte
 _BARS = "▁▂▃▄▅▆▇█"
 _COLOURS = {"live": "green", "dead": "red", "hung": "red", "foreign": "yellow", "covered": "yellow"}
 _LABEL, _NUMBER, _REST = 10, 12, 32  # columns of a block, in characters
+_COLUMNS, _LINES = 80, 24  # of a terminal that does not know its size
+_LEAST = 12  # of a name, to know it by
 _WIDE = 96  # where requests stand beside the rest in one line
 _RATES: dict[str, Callable[[dict[str, Any]], int]] = {
     "reading": lambda status: int(status["asked"]["bytes_read"]),
@@ -46,6 +50,9 @@ def show(place: Path | None, interval_s: float) -> NoReturn:
         while True:
             began = time.monotonic()
             watched.ask(min(_WAIT_S, interval_s / 2))
+            # Of the terminal itself: variables that tell its size do not change with it.
+            width, height = os.get_terminal_size(sys.stdout.fileno())
+            console.size = ConsoleDimensions(width or _COLUMNS, height or _LINES)
             live.update(drawn(watched.all(), console.width, console.height), refresh=True)
             time.sleep(max(0.0, began + interval_s - time.monotonic()))
 
@@ -238,9 +245,18 @@ def _notes(seen: Seen) -> Iterable[str]:
 
 
 def _head(seen: Seen, state: str, width: int) -> Text:
+    """Where and what it is, of which the ends tell most where there is no room for all, and its state."""
+    room = width - len(state) - len("●     ")
+    place, source = str(seen.mount.mountpoint), seen.mount.source
+    source = _end_of(source, max(_LEAST, room - len(place)))
+    place = _end_of(place, max(_LEAST, room - len(source)))
     line = Text("● ", _COLOURS.get(seen.state, ""))
-    line.append(str(seen.mount.mountpoint), "bold default").append(f"  {seen.mount.source}  ", "default")
+    line.append(place, "bold default").append(f"  {source}  ", "default")
     return line.append(state, _COLOURS.get(seen.state, ""))
+
+
+def _end_of(text: str, length: int) -> str:
+    return text if len(text) <= length else "…" + text[1 - length :]
 
 
 def _rates(status: dict[str, Any], pace: Pace, bars: int) -> Text:
