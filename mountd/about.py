@@ -1,6 +1,7 @@
 """What a mount says of itself: the read-only `.egofs` directory at its root.
 
     .egofs/status.json   one object: pid, source, cache use, requests, errors
+    .egofs/metrics       the same as Prometheus has it
     .egofs/errors.log    the last warnings and errors
     .egofs/help.txt      what can be asked of this mount
     .egofs/missing.csv   name, reason and since when of what is known not to be there, where a dataset tells that
@@ -37,9 +38,19 @@ frames@KEY=VALUE,…/VIDEO/  the same with fps=N (0 or native: every frame), for
 frames/VIDEO/START-STOP.npy  the files from START up to but without STOP as one array; also START-STOP-STEP.npy
 getfattr -d FILE           facts: source, version, cached bytes; of a video its frames, rate, codec and size; of a
                            frame its number in the video, pts, time, and whether it is a keyframe
-.egofs/status.json         what this mount has read and fetched
+getfattr -d ROOT           what is mounted: source and dataset
+
+.egofs/status.json         what this mount has read and fetched, what the cache holds, who let it in
+.egofs/metrics             the same for Prometheus; over HTTP, on this machine alone, with -o metrics_port=PORT
 .egofs/errors.log          the last warnings and errors
 .egofs/missing.csv         what is known not to be there, where the dataset tells that
+
+egofs status --watch       what all mounts do, live; egofs status DIR tells all of one, --json is for programs
+egofs warm PATH…           fetches files, or the frames of videos, before they are read
+egofs ls -l PATH           lists with how much of each file is in the cache
+egofs invalidate PATH      has a listing asked for again
+egofs cache info           what is kept on disk, and of which mounts
+egofs doctor               looks for what is wrong, and says what to do
 egofs umount DIR           ends the mount
 """
 
@@ -78,6 +89,11 @@ class ErrorLog(logging.Handler):
         """Adds a line."""
         self._lines.append(self.format(record) + "\n")
 
+    def last(self) -> str | None:
+        """The newest line, without what may follow it; None where there is none."""
+        lines = list(self._lines)
+        return lines[-1].splitlines()[0] if lines else None
+
     def text(self) -> bytes:
         """All lines that are kept."""
         return "".join(list(self._lines)).encode(errors="surrogateescape")
@@ -103,6 +119,14 @@ class RootWithAbout(Directory):
         """As the dataset's root has it."""
         return self._root.names_valid_s()
 
+    def xattr_names(self) -> list[str]:
+        """What is mounted."""
+        return self._root.xattr_names()
+
+    def xattr(self, name: str) -> bytes:
+        """As the dataset's root has it."""
+        return self._root.xattr(name)
+
     def at_hand(self) -> "RootWithAbout | None":
         """`.egofs` beside what is known of the dataset's root."""
         root = self._root.at_hand()
@@ -121,10 +145,17 @@ class AboutDirectory(Directory):
         self._texts: dict[str, Callable[[], bytes]] = {
             "errors.log": errors.text,
             "help.txt": HELP.encode,
+            "metrics": self.metrics,
             "status.json": lambda: json.dumps(status(), indent=1).encode() + b"\n",
         }
         if missing is not None:
             self._texts["missing.csv"] = lambda: _table(missing())
+
+    def metrics(self) -> bytes:
+        """The status for Prometheus, whose library takes a tenth of a second that only those spend who ask for it."""
+        from mountd import metrics
+
+        return metrics.exposition(self.status())
 
     def lookup(self, name: str) -> Node:
         """One of the files."""

@@ -95,6 +95,12 @@ class MountOptions:
         form="a number of seconds above 0",
         check=lambda seconds: seconds > 0,
     )
+    metrics_port: int = option(
+        default=0,
+        description="port of this machine alone at which GET /metrics is answered, for Prometheus (0: none)",
+        form="a port from 1 to 65535, or 0 for none",
+        check=lambda port: 0 <= port <= 65535,
+    )
 
 
 @option_group

@@ -176,6 +176,17 @@ def peer_uid(connection: socket.socket) -> int:
     return uid
 
 
+def pid_of(mount: mounts.Mount) -> int | None:
+    """The process at a mount's socket, be it stopped or not; None where there is none, or it may not be asked."""
+    try:
+        with _connected(mount) as connection:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid: int = _CREDENTIALS.unpack(credentials)[0]
+            return pid or None  # 0: it is not of this namespace
+    except (mounts.MountRefused, OSError):
+        return None
+
+
 def _connected(mount: mounts.Mount) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     connection.settimeout(_PATIENCE_S)

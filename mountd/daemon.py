@@ -17,14 +17,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import vfs.video
 from mountd import cachecontrol, control, invalidation, mounts, supervisor
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
+from mountd.facts import MountFacts
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
 from vfs.cache import ChunkCache
 from vfs.datasets import Dataset
@@ -38,7 +38,8 @@ from vfs.sources.archives import ArchiveSource
 from vfs.sources.retry import TOTAL_S, RetryingSource
 
 if TYPE_CHECKING:
-    from vfs.ops import Operations, OpsCounters
+    from mountd import loopback
+    from vfs.ops import OpsCounters
 
 log = logging.getLogger(__name__)
 
@@ -106,13 +107,20 @@ def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], No
 
 
 def _run(
-    config: Config, mountpoint: Path, ready: Callable[[], None], *, reloads: bool = True, restarts: int = 0
+    config: Config,
+    mountpoint: Path,
+    ready: Callable[[], None],
+    *,
+    log_file: Path | None = None,
+    reloads: bool = True,
+    restarts: int = 0,
 ) -> None:
     """Serves a mount until it ends; `reloads`: HUP has listings and credentials asked for anew, and ends nothing."""
     errors = ErrorLog()
     logging.getLogger().addHandler(errors)
     cache_dir = config.cache.cache_dir
     dataset_module, options = config.dataset, config.dataset_options
+    endpoint = _open_endpoint(config.mount.metrics_port)
     url = config.url or dataset_module.default_source(options, cache_dir)
     module, source_options = config.source_module(url)
     source = RetryingSource(
@@ -146,7 +154,6 @@ def _run(
     )
     server: control.Server | None = None
     try:
-        started = time.time()
         asking = ThreadPoolExecutor(1)
         listing = asking.submit(lambda: mounted.root)
         # Only now: the store answers while these are imported (pyfuse3 and trio, 75 ms).
@@ -157,7 +164,7 @@ def _run(
         asking.shutdown()
         source.total_s = TOTAL_S
         about = AboutDirectory(
-            lambda: _status(config, mountpoint, mounted, source, operations, started) | {"restarts": restarts},
+            lambda: facts.status(),
             errors,
             dataset.missing if type(dataset).missing is not Dataset.missing else None,
         )
@@ -168,6 +175,19 @@ def _run(
             umask=config.mount.umask,
             total_bytes=mounted.catalog.known_bytes,
         )
+        facts = MountFacts(
+            config,
+            mountpoint,
+            mounted,
+            source,
+            operations,
+            errors,
+            (config.mount, config.cache, options, source_options),
+            log_file,
+            restarts=restarts,
+        )
+        if isinstance(shown, ArchiveSource):
+            facts.under_way["indexing"] = shown.under_way
 
         def answers() -> None:
             nonlocal server
@@ -179,6 +199,9 @@ def _run(
                     **cachecontrol.operations(mounted.cache, disk),
                 },
             )
+            facts.control = server.path if server else None
+            if endpoint is not None:
+                endpoint.serve(about.metrics)
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
 
         serve(
@@ -193,7 +216,18 @@ def _run(
     finally:
         if server is not None:
             server.close()
+        if endpoint is not None:
+            endpoint.close()
         mounted.close()
+
+
+def _open_endpoint(port: int) -> "loopback.Endpoint | None":
+    """The port for metrics, taken; it is answered once the mount is. Raises OptionError where it cannot be had."""
+    if not port:
+        return None
+    from mountd import loopback  # 40 ms, for those who want it
+
+    return loopback.Endpoint(port)
 
 
 def _open_control(mountpoint: Path, operations: dict[str, control.Operation]) -> control.Server | None:
@@ -269,44 +303,6 @@ def _leave_room(disk: Disk, folder: Path) -> None:
         disk.limit_bytes = room
 
 
-def _status(
-    config: Config,
-    mountpoint: Path,
-    mounted: MountedDataset,
-    source: RetryingSource,
-    operations: "Operations",
-    started: float,
-) -> dict[str, Any]:
-    """What `.egofs/status.json` and `egofs status` tell."""
-    status: dict[str, Any] = {
-        "mountpoint": str(mountpoint),
-        "source": config.name,
-        "url": source.url,
-        "dataset": mounted.dataset.name,
-        "cache_dir": str(config.cache.cache_dir),
-        "pid": os.getpid(),
-        "version": metadata.version("egofs"),
-        "mounted_at": started,
-        "known_bytes": mounted.catalog.known_bytes(),
-        "asked": vars(operations.counters),
-        "fetched": vars(source.counters),
-        "credentials": vars(source.refusal) if source.refusal else None,
-        "frames_made": mounted.shelf.frames_made,
-        "frames_from_disk": mounted.shelf.frames_from_disk,
-        "decoders": {"pids": mounted.shelf.processes(), "restarts": mounted.shelf.restarts, "bugs": mounted.shelf.bugs},
-        "inodes": len(operations.tree),
-    }
-    if mounted.cache is not None:
-        cache = mounted.cache
-        status["cache"] = {
-            "limit_bytes": cache.limit_bytes,
-            "used_bytes": cache.used_bytes(),
-            "disk_errors": cache.disk_errors,
-        }
-        status["cache"] |= vars(cache.counters)
-    return status
-
-
 # -- the daemon's process
 
 
@@ -354,7 +350,7 @@ def _be_daemon(
             _notify_systemd("READY=1")
 
         log.info("%s on %s", config.name, mountpoint)
-        _run(config, mountpoint, ready, restarts=restarts)
+        _run(config, mountpoint, ready, log_file=_log_file(config, mountpoint), restarts=restarts)
         status = 0
     except EgofsError as failure:
         status = exit_status(failure)

@@ -24,6 +24,8 @@ def size(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time, in the largest unit of which there are two."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     return f"{days:.0f} d" if days >= 2 else f"{hours:.0f} h" if hours >= 2 else f"{minutes:.0f} min"
 

@@ -340,7 +340,13 @@ def test_a_time_to_come_is_not_believed(tmp_path: Path) -> None:
 def test_what_is_missing_is_a_file_of_the_mount() -> None:
     rows = [("a.mp4", 'it is "private", they say', "2026-01-01T00:00:00Z"), ("b_000001_000002.mp4", "too short")]
     about = AboutDirectory(dict, ErrorLog(), lambda: iter(rows))
-    assert [name for name, *_ in about.children()] == [b"errors.log", b"help.txt", b"status.json", b"missing.csv"]
+    assert [name for name, *_ in about.children()] == [
+        b"errors.log",
+        b"help.txt",
+        b"metrics",
+        b"status.json",
+        b"missing.csv",
+    ]
     node: Any = about.lookup("missing.csv")
     data = node.open().read(0, 1 << 20)
     assert node.attributes.size_bytes == len(data)

@@ -343,6 +343,6 @@ def test_the_tree_is_listed_as_the_datasets_own_and_about_is_there_when_asked(mo
     assert sorted(os.listdir(mount.directory)) == sorted([*os.listdir(demo_root), "by-split", "metadata"])
     assert sorted(os.listdir(mount / "by-split")) == ["train", "validation"]
     assert [os.path.samefile(path, max(recordings(mount))) for path in (mount / "by-split/train").iterdir()] == [True]
-    assert sorted(os.listdir(mount / ".egofs")) == ["errors.log", "help.txt", "status.json"]
+    assert sorted(os.listdir(mount / ".egofs")) == ["errors.log", "help.txt", "metrics", "status.json"]
     assert mount.status()["source"] == "demo"
     assert "frames/VIDEO" in (mount / ".egofs/help.txt").read_text()

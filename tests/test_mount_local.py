@@ -272,7 +272,7 @@ def test_a_killed_daemons_mount_is_replaced_by_the_next_and_goes_with_it(folder:
         os.close(descriptor)
     time.sleep(1.1)  # until the kernel no longer answers lstat by itself
     assert mounts.state(directory) == "dead"
-    assert f"{directory}  {folder}  dead" in egofs("status").stdout
+    assert f"{directory}  {folder}  dead" in egofs("status", directory).stdout
     again = egofs(*command)
     assert again.returncode == 0, again.stderr
     assert (directory / "hello.txt").read_text() == "hello\n"
@@ -339,9 +339,10 @@ def test_umount_of_a_busy_mount_says_what_to_do_and_lazy_does_it(folder: Path, t
 def test_status_lists_mounts_and_what_they_read(folder: Path, tmp_path: Path) -> None:
     with mounted(folder, tmp_path / "m", cache=tmp_path / "c") as mount:
         (mount / "sub/big.bin").read_bytes()
-        line = next(line for line in egofs("status").stdout.splitlines() if str(mount.directory) in line)
-        assert f"pid {mount.pid}" in line
-        assert "read 4.8 MiB" in line
+        first, *facts = egofs("status", mount.directory).stdout.splitlines()
+        assert first.startswith(f"{mount.directory}  {folder}  live, up ")
+        assert first.endswith(f"pid {mount.pid}")
+        assert [line.split()[:3] for line in facts if line.startswith("  read ")] == [["read", "4.8", "MiB"]]
 
 
 def test_a_toml_file_says_what_to_mount(folder: Path, tmp_path: Path, demo_root: Path) -> None:

@@ -77,11 +77,15 @@ _BEHIND_S = 2.0
 
 @dataclass
 class CacheCounters:
-    """What the cache has done since it was opened. `misses` are blocks that somebody had to wait for."""
+    """What the cache has done since it was opened. The first four count blocks of 128 KiB that readers asked for."""
 
     memory_hits: int = 0
+    """They were in memory, or in a file on disk that was open and checked."""
     disk_hits: int = 0
     misses: int = 0
+    """They were fetched while their reader waited."""
+    waits: int = 0
+    """They were being fetched already, ahead or for another reader, and were waited for."""
     bytes_ahead: int = 0
     damaged: int = 0
 
@@ -129,6 +133,14 @@ class ChunkCache:
     def disk(self) -> Disk | None:
         """What is kept on disk, for others who keep something there."""
         return self._disk
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Which part of what readers asked for they had without waiting for a store; None before anybody asked."""
+        counters = self.counters
+        hits = counters.memory_hits + counters.disk_hits
+        asked = hits + counters.misses + counters.waits
+        return hits / asked if asked else None
 
     @property
     def limit_bytes(self) -> int:
@@ -196,10 +208,10 @@ class ChunkCache:
             return None
         at, unit = parts[0]
         if len(parts) == 1 and not isinstance(unit, Value):
-            self.counters.memory_hits += 1
+            self.counters.memory_hits += -(-length // BLOCK_BYTES)
             return unit[start - at : start - at + length]
         if length <= _SCRATCH_BYTES and self._gather(parts, start, length):
-            self.counters.memory_hits += 1
+            self.counters.memory_hits += -(-length // BLOCK_BYTES)
             return self._scratch[:length]
         thing.observed.add((start, length))
         return None
@@ -227,6 +239,7 @@ class ChunkCache:
                 waits = self._at_hand(thing, start, length) is None
                 self._observe(thing, start, length, waits=waits)
             parts, mine = self._launch(thing, start, length)
+            self._count(parts, mine, start, start + length)
         self._fly(thing, mine, load=False)
         units: list[tuple[int, Unit]] = []
         for at, part in parts:
@@ -330,6 +343,18 @@ class ChunkCache:
                 mine.append(flight)
         return parts, mine
 
+    def _count(self, parts: "list[tuple[int, Unit | _Flight]]", mine: list[_Flight], start: int, end: int) -> None:
+        """Counts the blocks of a reader's range but those that `mine` fetches, which `_fill` does."""
+        for at, part in parts:
+            stop = part.end if isinstance(part, _Flight) else at + _length(part)
+            blocks = -(-max(0, min(stop, end) - max(at, start)) // BLOCK_BYTES)
+            if isinstance(part, _Flight):
+                self.counters.waits += 0 if part in mine else blocks
+            elif isinstance(part, Value):
+                self.counters.disk_hits += blocks
+            else:
+                self.counters.memory_hits += blocks
+
     def _free_until(self, thing: "CachedObject", position: int, end: int) -> int:
         """How far from a position on nothing is at hand or under way."""
         while position < end:
@@ -367,7 +392,12 @@ class ChunkCache:
 
     def _fill(self, thing: "CachedObject", flight: _Flight, *, load: bool) -> None:
         whole = load or flight.end - flight.start >= CHUNK_BYTES // 2
-        for start, end in self._missing(thing, flight, load=whole):
+        missing = self._missing(thing, flight, load=whole)
+        if not load:
+            found = flight.end - flight.start - sum(end - start for start, end in missing)
+            with self._lock:
+                self.counters.disk_hits += -(-found // BLOCK_BYTES)
+        for start, end in missing:
             data = thing.source.read(thing.info, start, end - start)
             if len(data) != end - start:
                 raise CorruptData(f"{thing.info.key}: {len(data)} bytes came for {end - start} at {start}")
@@ -431,8 +461,6 @@ class ChunkCache:
             else:
                 unit = memoryview(found)
                 self._remember(key, unit)
-            with self._lock:
-                self.counters.disk_hits += 1
             return start, unit
         return None
 

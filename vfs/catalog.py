@@ -257,6 +257,12 @@ class Catalog:
         rows = self._select("SELECT COALESCE(SUM(bytes), 0) FROM folder WHERE space = ?", self._space)
         return int(rows[0][0])
 
+    def oldest_listing(self) -> float | None:
+        """When the oldest of the listings was made (`time.time`); None where nothing has been listed. What a walk
+        through many folders left counts, believed or not."""
+        rows = self._select("SELECT MIN(listed_at) FROM folder WHERE space = ?", self._space)
+        return None if rows[0][0] is None else float(rows[0][0])
+
     def learn(
         self, folder: str, found: Iterable[tuple[str, str, ObjectInfo | None]], before: ObjectInfo | None = None
     ) -> None:

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,6 +67,16 @@ _PATIENCE = 3
 _PAUSE_S = 60.0
 _CLOSE_S = 20.0
 _FAILURES = (OSError, sqlite3.Error)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A folder of values and the disk that it is on: `reserve_bytes` of what is free there is left to others."""
+
+    folder: Path
+    files: int
+    free_bytes: int
+    reserve_bytes: int
 
 
 class Disk:
@@ -274,6 +285,12 @@ class Disk:
     def used_bytes(self) -> int:
         """Bytes that the files take, with those of other processes."""
         return self._ask(valuefolder.total_bytes, 0)
+
+    def room(self) -> "Room":
+        """What the folder has and may still have. Raises OSError where the folder is not there any more."""
+        disk = os.statvfs(self._folder)
+        files = self._ask(valuefolder.count, 0)
+        return Room(self._folder, files, disk.f_bavail * disk.f_frsize, valuefolder.reserve_bytes(disk))
 
     def kept_of(self, owner: bytes) -> set[int]:
         """The numbers of the values that are kept of an owner."""

@@ -31,6 +31,7 @@ from vfs.sources import ObjectInfo, Renewable, Source
 _PREFIX = "user.egofs."
 _MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
 _FILE_FACTS = ("source", "version", "cached_bytes")
+_ROOT_FACTS = ("source", "dataset")
 _VIDEO_FACTS = ("frames", "fps", "codec", "width", "height")
 
 
@@ -57,7 +58,7 @@ class MountedDataset:
         self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s, dataset.unpack)
         self.sizes = Sizes(source, self.catalog, dataset.sizes_ahead)
         self.shelf = frames.VideoShelf(disk)
-        self._disk = disk
+        self.disk = disk
         self.show_frames = show_frames
         self._siblings = Siblings(CHUNK_BYTES)
 
@@ -141,8 +142,8 @@ class MountedDataset:
         self.catalog.close()
         if self.cache is not None:
             self.cache.close()
-        elif self._disk is not None:
-            self._disk.close()
+        elif self.disk is not None:
+            self.disk.close()
         self.source.close()
 
 
@@ -184,6 +185,17 @@ class FolderNode(Directory):
             except NotFound:
                 node = self._frames(known, frames.Variant())
                 yield os.fsencode(frames.NAME), node.kind, node.tag, 0, 0
+
+    def xattr_names(self) -> list[str]:
+        """What is mounted, at the root. Of other folders nothing is known that their paths do not say."""
+        return [] if self._path else [_PREFIX + fact for fact in _ROOT_FACTS]
+
+    def xattr(self, name: str) -> bytes:
+        """A fact's value; asks nothing of any store."""
+        fact = name.removeprefix(_PREFIX)
+        if self._path or fact not in _ROOT_FACTS:
+            raise NoSuchAttribute(name)
+        return (self._mounted.source.url if fact == "source" else self._mounted.dataset.name).encode()
 
     def names_valid_s(self) -> float:
         """A folder's listing is complete: what it lacks is not there for as long as it is believed."""

@@ -133,6 +133,11 @@ class Operations(pyfuse3.Operations):
         self._data_threads = trio.CapacityLimiter(_DATA_THREADS)
         self._name_threads = trio.CapacityLimiter(_NAME_THREADS)
 
+    @property
+    def open_files(self) -> int:
+        """How many files are open now. Any thread may ask."""
+        return len(self._files)
+
     # -- names
 
     @_answered

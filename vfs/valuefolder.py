@@ -92,6 +92,11 @@ def total_bytes(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT file_bytes FROM total").fetchone()[0])
 
 
+def count(database: sqlite3.Connection) -> int:
+    """How many values are counted."""
+    return int(database.execute("SELECT COUNT(*) FROM value").fetchone()[0])
+
+
 def numbers_of(database: sqlite3.Connection, owner: bytes) -> set[int]:
     """The numbers of an owner's values."""
     rows = database.execute("SELECT number FROM value WHERE owner = ?", (owner,)).fetchall()

@@ -103,6 +103,11 @@ class Kept:
 
         return self._kept(archive, part, make)
 
+    def under_way(self) -> list[tuple[str, int, int]]:
+        """Of each index that is being made its archive, how many of its bytes were read, and how many it has."""
+        with self._lock:
+            return [(making.name, making.done_bytes, making.size_bytes) for making in self._making.values()]
+
     def close(self) -> None:
         """Gives up what is being made."""
         with self._lock:

@@ -186,6 +186,15 @@ class Deep(Paged, Protocol):
         ...
 
 
+@runtime_checkable
+class Admitted(Protocol):
+    """What a source has that a store admits by credentials, and that can tell whose they are."""
+
+    def whose(self) -> str:
+        """As whom the store is asked, for a person to find them: never a key. Asks nothing of the store."""
+        ...
+
+
 def by_pages(folder: str, page: Callable[[str, str], Page]) -> Iterator[Listed]:
     """What all pages of a folder list, each asked for when the one before it has been taken."""
     after = ""

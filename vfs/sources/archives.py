@@ -137,6 +137,12 @@ class ArchiveSource:
             self._forget(archive.key)
             raise
 
+    def under_way(self) -> Collection[tuple[str, int, int]]:
+        """Of each archive that is being read for its index its key, how many bytes were read, and how many it has."""
+        with self._lock:
+            opened = self._made
+        return opened[0].under_way() if opened is not None else []
+
     def close(self) -> None:
         """Gives up the indices that are being made, and ends the inner source's connections."""
         with self._lock:

@@ -236,6 +236,10 @@ class S3Source:
             if way is not None:
                 way.close()
 
+    def whose(self) -> str:
+        """As whom the store is asked: a profile where there is one, and where the keys are from; never a key."""
+        return _who(self._options, is_told=not self._direct_is_over)
+
     def close(self) -> None:
         """Ends the connections."""
         for way in (self._direct, self._access):
@@ -287,13 +291,8 @@ class S3Source:
                     return better
         if refused.status < 400:
             return None
-        from vfs import awssettings
-
-        profile = self._options.aws_profile
-        who = f"profile {profile!r}" if profile else "the credentials"
-        who = f"{who} (from {awssettings.origin(profile)})" if way.keys else answers.ANONYMOUS
         raise answers.failure(
-            what, refused.status, code, message, refused.headers, bucket=self._bucket, who=who
+            what, refused.status, code, message, refused.headers, bucket=self._bucket, who=_who(self._options)
         ) from refused
 
     def _told_region(self, way: "direct.Bucket", refused: bulk.Refused, what: str) -> str:
@@ -416,6 +415,10 @@ class S3Buckets:
         bucket, _, below = self._found(obj.key)
         return bucket.read(replace(obj, key=below), start, length)
 
+    def whose(self) -> str:
+        """As whom the store is asked: a profile where there is one."""
+        return _who(self._options, is_told=False)
+
     def close(self) -> None:
         """Ends all connections."""
         with self._lock:
@@ -433,6 +436,16 @@ class S3Buckets:
                     raise NotFound(f"s3://{key}: no bucket can be called {name!r}")
                 bucket = self._buckets[name] = S3Source(name, "", self._options, _way_to(name, self._options))
         return bucket, name, below
+
+
+def _who(options: Options, *, is_told: bool = True) -> str:
+    """As whom a store is asked; `is_told`: by the keys that were found without boto3, so that their place is known."""
+    from vfs import awssettings
+
+    if options.anonymous:
+        return answers.ANONYMOUS
+    who = f"profile {options.aws_profile!r}" if options.aws_profile else "the credentials"
+    return f"{who} (from {awssettings.origin(options.aws_profile)})" if is_told else who
 
 
 def _within(bucket: str, obj: ObjectInfo) -> ObjectInfo:
