@@ -11,7 +11,6 @@ import os
 import re
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vfs.video
-from mountd import control, mounts
+from mountd import control, mounts, notify
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -99,7 +98,7 @@ def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], No
 
     def ready() -> None:
         note(f"{config.name} is mounted on {mountpoint}")
-        _notify_systemd("READY=1")
+        notify.ready(f"{config.name} is mounted on {mountpoint}")
 
     _run(config, mountpoint, ready)
 
@@ -166,7 +165,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
         def answers() -> None:
             nonlocal server
-            server = _open_control(mountpoint, about.status, mounted)
+            server = _open_control(config, mountpoint, about.status, mounted)
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
 
         serve(
@@ -184,10 +183,13 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
 
 def _open_control(
-    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset
+    config: Config, mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset
 ) -> control.Server | None:
     """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
-    operations: dict[str, control.Operation] = {"status": lambda words, call: status()}
+    operations: dict[str, control.Operation] = {
+        "status": lambda words, call: status(),
+        "options": lambda words, call: {"what": config.name, "options": config.values()},
+    }
     device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
     if device is None:
         return None
@@ -321,7 +323,7 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
                 # Who waited was interrupted or killed: they do not expect a mount any more.
                 signal.raise_signal(signal.SIGTERM)
             os.close(pipe)
-            _notify_systemd("READY=1")
+            notify.ready(f"{config.name} is mounted on {mountpoint}")
 
         log.info("%s on %s", config.name, mountpoint)
         _run(config, mountpoint, ready)
@@ -407,13 +409,3 @@ def _point_stdio_away() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-
-
-def _notify_systemd(state: str) -> None:
-    """sd_notify(3), where a service of Type=notify started us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.connect("\0" + address[1:] if address.startswith("@") else address)
-        channel.sendall(state.encode())

@@ -8,6 +8,7 @@ one happens to arrive. So the wait for readability looks again before it returns
 read that blocks all the same. Each alone cured it in 150 of 150 trials; both are used.
 """
 
+import faulthandler
 import logging
 import os
 import select
@@ -19,7 +20,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from mountd import mounts
+from mountd import mounts, notify
 from vfs import malloc
 from vfs.errors import EgofsError
 from vfs.ops import Operations
@@ -95,6 +96,8 @@ async def _main(mountpoint: Path, ready: Callable[[], None], timeout_s: float) -
                 # Only now: the kernel takes its own settings when it has the mount's first answer.
                 _tune_kernel(mountpoint)
                 ready()
+                if (limit_s := notify.watchdog_s()) is not None:
+                    nursery.start_soon(_keep_watchdog, mountpoint, limit_s)
 
         nursery.start_soon(prove)
         await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
@@ -108,8 +111,32 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             log.info("stopping on %s", signal.Signals(number).name)
+            notify.stopping(f"unmounting on {signal.Signals(number).name}")
             pyfuse3.terminate()
             scope.deadline = min(scope.deadline, trio.current_time() + _GRACE_S)
+
+
+async def _keep_watchdog(mountpoint: Path, limit_s: float) -> None:
+    """Tells systemd that the mount lives, for as long as a round trip through the kernel shows it.
+
+    A third of the time that systemd waits: one answer may be late. systemd ends a process that says nothing by SIGABRT,
+    at which it writes where each of its threads is.
+    """
+    interval_s = limit_s / 3
+    # Of its own: those that requests wait for may all be taken by a store that does not answer.
+    thread = trio.CapacityLimiter(1)
+    faulthandler.enable()
+    while True:
+        await trio.sleep(interval_s)
+        with trio.move_on_after(limit_s) as patience:
+            try:
+                await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True, limiter=thread)
+            except OSError as failure:
+                log.error("%s: the mount does not answer: %s", mountpoint, failure.strerror)
+                continue
+            notify.alive()
+        if patience.cancelled_caught:
+            log.error("%s: the mount did not answer within %.1f s", mountpoint, limit_s)
 
 
 def _first_name(directory: Path) -> None:
