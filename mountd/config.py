@@ -151,13 +151,15 @@ def load(source: str, options: Iterable[tuple[str, str | bool]]) -> Config:
     Raises OptionError, one line that says which option and what would be right.
     """
     given: dict[str, Any] = {}
+    name = source
     if source.endswith(".toml"):
         file, given = source, _toml(Path(source))
         source = given.pop("dataset", None) or given.pop("source", None)
         if not isinstance(source, str):
             raise OptionError(f'{file}: say dataset = "NAME" or source = "URL or folder" (or both) in it')
     given |= of_egofs(options)
-    return _resolve(source, given)
+    # The file and not what is in it: by that name mount(8) finds that a line of fstab is mounted already.
+    return replace(_resolve(source, given), name=name)
 
 
 def parse_o(text: str) -> list[tuple[str, str | bool]]:

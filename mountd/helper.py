@@ -23,8 +23,9 @@ from mountd import mounts, process
 from vfs.errors import EgofsError, OptionError
 
 _USAGE = "usage: mount.egofs SOURCE DIR [-sfnv] [-o OPTIONS] [-N NAMESPACE] [-t TYPE]"
-# Of a remount: what is asked, and what is so of every mount of egofs.
-_SAID_OF_ANY = {"remount", "ro", "rw"}
+# What mount(8) says in a remount beside what a person asked: it copies the kernel's table (fs/fuse/inode.c,
+# fuse_show_options). allow_other stands there too, and is an option of ours.
+_OF_THE_TABLE = {"remount", "user_id", "group_id", "default_permissions", "max_read", "blksize"}
 
 Options = list[tuple[str, str | bool]]
 
@@ -63,15 +64,15 @@ def mount(argv: list[str], say: Callable[[str], None], *, fake_flag: bool = True
     source, directory = words[0], Path(words[1])
     if ("remount", True) in options:
         _remount(source, directory, options)
-        done = "is mounted already, as asked"
+        done = "is mounted on {} already, as asked"
     elif fake_flag and "-f" in flags:
         config.load(source, options)
-        done = "could be mounted, and was not"
+        done = "could be mounted on {}: nothing was done"
     else:
         daemon.start(source, directory, options, say, foreground="-f" in flags)
-        done = "is mounted"
+        done = "is mounted on {}"
     if "-v" in flags:
-        say(f"{source} {done} on {directory}")
+        say(f"{source} {done.format(directory)}")
 
 
 def _tolerated(options: Options, say: Callable[[str], None]) -> Options:
@@ -96,7 +97,7 @@ def _remount(source: str, directory: Path, options: Options) -> None:
     if mounts.state(mountpoint) != "live":
         raise mounts.MountRefused(f"{directory}: its daemon does not answer: umount {directory}, and mount it again")
     running = control.ask(top, "options")
-    asked = [(name, value) for name, value in options if name not in _SAID_OF_ANY]
+    asked = [(name, value) for name, value in options if name not in _OF_THE_TABLE]
     if source in (running["what"], top.source) and not config.of_egofs(asked):
         return
     wanted = config.load(source, asked)

@@ -64,7 +64,7 @@ def _install(root: Path | None, dry_run: bool) -> Iterator[str]:
     yield _write(where, _UNIT, unit)
     yield _make_folder(where, _SETTINGS)
     yield from _reload_systemd(root, dry_run)
-    if closed := _closed_folder(programs["egofs"]):
+    if root is None and (closed := _closed_folder(programs["egofs"])):
         yield f"note: ordinary users cannot look into {closed}: their own mounts need an installation elsewhere"
 
 

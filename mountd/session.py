@@ -33,6 +33,8 @@ _GRACE_S = 10.0
 # Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
 _MAX_TASKS = 1100
 
+_FUSE_CONF = Path("/etc/fuse.conf")
+
 # What the kernel is told where the mount is root's. Requests of 1 MiB instead of 128 KiB: an eighth of the crossings.
 _READ_AHEAD_KIB = 1024
 # Buffered reads under way at once, of all files together; as shipped 12, so that one slow file would hold up all.
@@ -191,7 +193,16 @@ def _escaped(name: str) -> str:
 
 
 def _why(allow_other: bool) -> str:
-    if os.getuid() != 0:
-        hint = " and see that /etc/fuse.conf has user_allow_other" if allow_other else ""
-        return f"install fuse3 (it brings fusermount3), own the mount point{hint}"
-    return "is this a container without CAP_SYS_ADMIN? dmesg or the log may say more"
+    if os.getuid() == 0:
+        return "is this a container without CAP_SYS_ADMIN? dmesg or the log may say more"
+    if allow_other and not _others_may_be_let_in():
+        return f"only root may say allow_other, unless {_FUSE_CONF} has a line user_allow_other: leave it out"
+    return "install fuse3 (it brings fusermount3), and own the mount point"
+
+
+def _others_may_be_let_in() -> bool:
+    """Whether an ordinary user may (fusermount3(1), /etc/fuse.conf)."""
+    try:
+        return "user_allow_other" in map(str.strip, _FUSE_CONF.read_text().splitlines())
+    except OSError:
+        return False

@@ -2,10 +2,11 @@
 
 It has namespaces of its own (mounts, processes, host name, IPC, cgroups) and of this machine the files: /etc, /var,
 /usr/sbin and /usr/local/bin may be written there and are as before here (overlayfs); /run, /mnt and /srv are empty. It
-cannot harm: /proc/sys is read-only, there is no console and no kernel log, and all its processes end with the first.
+cannot harm: /proc/sys is read-only, there is no console and no kernel log, no mount of egofs from outside is kept from
+ending, and all its processes end with the first.
 
-egofs is installed in /srv/bin, where every user can run it: what is in the way to the interpreter, the libraries and the
-project (such as root's own folder) is covered by an empty folder in which nothing else is.
+egofs is installed in /srv/bin, where every user can run it: what is in the way to the interpreter, the libraries and
+the project (such as root's own folder) is covered by an empty folder in which nothing else is.
 """
 
 import contextlib
@@ -27,13 +28,14 @@ _ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 
 SYSTEMD = Path("/usr/lib/systemd")
 # What a boot needs to come to its end, and what units of egofs name.
 _TARGETS = (
-    "basic sysinit local-fs local-fs-pre remote-fs remote-fs-pre network network-online multi-user sockets timers paths "
-    "slices shutdown umount final exit"
+    "basic sysinit local-fs local-fs-pre remote-fs remote-fs-pre network network-online multi-user sockets timers "
+    "paths slices shutdown umount final exit"
 )
 
 _BEGIN = """
 set -eu
 mount --make-rprivate /
+umount -alt fuse.egofs || true
 mount -t proc proc /proc
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
