@@ -307,11 +307,13 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
     """The forked child: serves, reports over the pipe, never returns."""
     status = BUG
     try:
-        os.setsid()
         os.chdir("/")
         os.umask(_UMASK)
         if os.fork():
             os._exit(0)
+        # The group of processes is left only when the mount is there: an automount point lets nobody pass before that
+        # but the group of the mount(8) that systemd started. Until then, an interrupt is for the process that waits.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _log_to_file(config, mountpoint)
         notes = _NoteHandler(pipe)
         logging.getLogger("vfs.datasets").addHandler(notes)
@@ -319,6 +321,7 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
 
         def ready() -> None:
             logging.getLogger("vfs.datasets").removeHandler(notes)
+            os.setsid()
             if not _tell(pipe, f"ok {os.getpid()}"):
                 # Who waited was interrupted or killed: they do not expect a mount any more.
                 signal.raise_signal(signal.SIGTERM)

@@ -125,6 +125,8 @@ def prepare(mountpoint: Path, nonempty: bool) -> None:
         if state(mountpoint) == "live":
             raise MountRefused(f"{mountpoint}: {top.source} is mounted here already; egofs umount {mountpoint} first")
         _unmount_command(mountpoint, lazy=True)
+    if top is not None and top.fstype == "autofs":
+        return  # empty, and to look into it would have it mounted
     try:
         names = os.listdir(mountpoint)
     except FileNotFoundError:
