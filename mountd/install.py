@@ -161,9 +161,10 @@ def _refuse_ordinary_user(command: str, root: Path | None, dry_run: bool) -> Non
 
 
 def _closed_folder(program: Path) -> Path | None:
-    """The first folder on the way to a program that others may not pass through."""
-    way = reversed(program.resolve().parents)
-    return next((folder for folder in way if not folder.stat().st_mode & 0o001), None)
+    """A folder on the way to a program that others may not pass through."""
+    # Its interpreter may stand somewhere else.
+    ways = [folder for path in (program, Path(sys.executable)) for folder in reversed(path.resolve().parents)]
+    return next((folder for folder in ways if not folder.stat().st_mode & 0o001), None)
 
 
 # -- one thing each
