@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # While it is being mounted on: fusermount3 goes into it (x) and wants to be able to write there (w); no listing (r).
 _WHILE_MOUNTING = 0o300
-_USUAL = 0o755
+_OWNERS = 0o700
 _MODE = "user.egofs.mode"  # what the bits were, for whoever opens it after a crash
 
 
@@ -65,10 +65,12 @@ def give_back(directory: Path) -> None:
         mode = stat.S_IMODE(os.lstat(directory).st_mode)
         if mode not in (0, _WHILE_MOUNTING):
             return
+        # Whose it is has to open it to see what it was.
+        os.chmod(directory, _OWNERS)
         try:
-            told = os.getxattr(directory, _MODE, follow_symlinks=False)
-            os.chmod(directory, int(told, 8) & 0o7777)
+            before = int(os.getxattr(directory, _MODE, follow_symlinks=False), 8) & 0o7777
             os.removexattr(directory, _MODE, follow_symlinks=False)
         except (OSError, ValueError):
-            if mode == _WHILE_MOUNTING or os.listdir(directory) == []:
-                os.chmod(directory, _USUAL)
+            # Nobody told: closed by its owner, which a mount of root leaves so and any other cannot.
+            before = mode if os.geteuid() == 0 and mode == 0 else _OWNERS
+        os.chmod(directory, before)

@@ -6,6 +6,7 @@ commands take 100 ms less for that.
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,16 +27,20 @@ _EPILOG = """\b
 """
 
 
+def _names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+
+
 class _Main(click.Group):
     """Finds commands by their modules, and turns failures into one line and a status of mount(8)."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the modules."""
-        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+        return _names()
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of a module."""
-        if name not in self.list_commands(ctx):
+        if name not in _names():
             return None
         command: click.Command = importlib.import_module(f"{commands.__name__}.{name}").command
         return command
@@ -45,8 +50,14 @@ class _Main(click.Group):
         process.begin()
         status = 0
         try:
-            # A command's own status, which it sets with Exit; what commands return is None.
-            status = super().main(args, standalone_mode=False, **extra) or 0
+            words = list(sys.argv[1:] if args is None else args)
+            if self._is_mount(words):
+                from mountd import helper
+
+                helper.mount(words, shown.say, fake_flag=False)
+            else:
+                # A command's own status, which it sets with Exit; what commands return is None.
+                status = super().main(words, standalone_mode=False, **extra) or 0
         except click.exceptions.NoArgsIsHelpError as failure:
             click.echo(failure.format_message())
         except click.ClickException as failure:
@@ -59,6 +70,11 @@ class _Main(click.Group):
             shown.say("interrupted")
             status = process.INTERRUPTED
         process.leave(status)
+
+    def _is_mount(self, words: Sequence[str]) -> bool:
+        """Whether this is `egofs SOURCE DIR -o …`: how mount.fuse3(8) calls the program of a type fuse.egofs."""
+        has_options = any(word.startswith("-o") for word in words[2:])
+        return has_options and not words[0].startswith("-") and words[0] not in _names()
 
 
 @click.group(cls=_Main, epilog=_EPILOG)

@@ -6,6 +6,7 @@ source's module, `Options` of the dataset's module. It has the same name in the 
 """
 
 import difflib
+import json
 import os
 import re
 import types
@@ -145,6 +146,13 @@ class Config:
             )
         return module, module.Options(**self.source_options)
 
+    def values(self) -> dict[str, Any]:
+        """Every option that was given or has a default here, by name, as what JSON knows."""
+        groups = (as_dict(self.mount), as_dict(self.cache), self.source_options, as_dict(self.dataset_options))
+        flat = {name: value for group in groups for name, value in group.items()}
+        values: dict[str, Any] = json.loads(json.dumps(flat, default=str))
+        return values
+
 
 def load(source: str, options: Iterable[tuple[str, str | bool]]) -> Config:
     """The configuration of `egofs mount SOURCE` with options as (name, text, or True for a bare name).
@@ -152,16 +160,15 @@ def load(source: str, options: Iterable[tuple[str, str | bool]]) -> Config:
     Raises OptionError, one line that says which option and what would be right.
     """
     given: dict[str, Any] = {}
+    name = source
     if source.endswith(".toml"):
         file, given = source, _toml(Path(source))
         source = given.pop("dataset", None) or given.pop("source", None)
         if not isinstance(source, str):
             raise OptionError(f'{file}: say dataset = "NAME" or source = "URL or folder" (or both) in it')
-    for name, value in options:
-        if name in _IGNORED or _IGNORED_FORM.fullmatch(name):
-            continue
-        given[name] = value
-    return _resolve(source, given)
+    given |= of_egofs(options)
+    # The file and not what is in it: by that name mount(8) finds that a line of fstab is mounted already.
+    return replace(_resolve(source, given), name=name)
 
 
 def parse_o(text: str) -> list[tuple[str, str | bool]]:
@@ -176,6 +183,11 @@ def parse_o(text: str) -> list[tuple[str, str | bool]]:
             continue
         options.append((name, value if equals else True))
     return options
+
+
+def of_egofs(options: Iterable[tuple[str, str | bool]]) -> list[tuple[str, str | bool]]:
+    """The options without those that mount(8) passes on and that mean nothing here."""
+    return [(name, value) for name, value in options if name not in _IGNORED and not _IGNORED_FORM.fullmatch(name)]
 
 
 def all_options() -> dict[str, dict[str, Option]]:

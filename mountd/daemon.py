@@ -11,7 +11,6 @@ import os
 import re
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import vfs.video
-from mountd import cachecontrol, control, invalidation, mounts, supervisor
+from mountd import cachecontrol, control, invalidation, mounts, notify, supervisor
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.facts import MountFacts
@@ -101,7 +100,7 @@ def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], No
 
     def ready() -> None:
         note(f"{config.name} is mounted on {mountpoint}")
-        _notify_systemd("READY=1")
+        notify.ready(f"{config.name} is mounted on {mountpoint}")
 
     _run(config, mountpoint, ready, reloads=not sys.stdin.isatty())
 
@@ -195,6 +194,7 @@ def _run(
                 mountpoint,
                 {
                     "status": lambda words, call: about.status(),
+                    "options": lambda words, call: {"what": config.name, "options": config.values()},
                     "invalidate": invalidation.operation(mounted, operations),
                     **cachecontrol.operations(mounted.cache, disk),
                 },
@@ -307,8 +307,12 @@ def _leave_room(disk: Disk, folder: Path) -> None:
 
 
 def _leave_terminal(config: Config, mountpoint: Path, pipe: int) -> NoReturn:
-    """The forked child: becomes the daemon, or the supervisor of one, and leaves what started it."""
-    os.setsid()
+    """The forked child: becomes the daemon, or the supervisor of one, and leaves what started it.
+
+    The group of processes is left only when the mount is there: an automount point lets nobody pass before that but the
+    group of the mount(8) that systemd started. Until then, an interrupt is for the process that waits.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.chdir("/")
     os.umask(_UMASK)
     if os.fork():
@@ -328,6 +332,12 @@ def _leave_terminal(config: Config, mountpoint: Path, pipe: int) -> NoReturn:
     )
 
 
+def _leave_group() -> None:
+    """Leaves the terminal and its signals behind, where that was not done before."""
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+
+
 def _be_daemon(
     config: Config, mountpoint: Path, pipe: int | None, came_up: Callable[[], None], restarts: int
 ) -> NoReturn:
@@ -342,12 +352,13 @@ def _be_daemon(
         def ready() -> None:
             logging.getLogger("vfs.datasets").removeHandler(notes)
             came_up()
+            _leave_group()
             if not _tell(pipe, f"ok {os.getpid()}"):
                 # Who waited was interrupted or killed: they do not expect a mount any more.
                 signal.raise_signal(signal.SIGTERM)
             if pipe is not None:
                 os.close(pipe)
-            _notify_systemd("READY=1")
+            notify.ready(f"{config.name} is mounted on {mountpoint}")
 
         log.info("%s on %s", config.name, mountpoint)
         _run(config, mountpoint, ready, log_file=_log_file(config, mountpoint), restarts=restarts)
@@ -442,13 +453,3 @@ def _point_stdio_away() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     os.close(null)
-
-
-def _notify_systemd(state: str) -> None:
-    """sd_notify(3), where a service of Type=notify started us."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.connect("\0" + address[1:] if address.startswith("@") else address)
-        channel.sendall(state.encode())

@@ -134,6 +134,8 @@ def check(mountpoint: Path, nonempty: bool) -> None:
         if state(mountpoint) == "live":
             raise MountRefused(f"{mountpoint}: {there.source} is mounted here already; egofs umount {mountpoint} first")
         return
+    if there is not None and there.fstype == "autofs":
+        return  # empty, and to look into it would have it mounted
     below.give_back(mountpoint)
     try:
         names = os.listdir(mountpoint)

@@ -8,6 +8,7 @@ one happens to arrive. So the wait for readability looks again before it returns
 read that blocks all the same. Each alone cured it in 150 of 150 trials; both are used.
 """
 
+import faulthandler
 import logging
 import os
 import select
@@ -21,7 +22,7 @@ from typing import Any
 import pyfuse3
 import trio
 
-from mountd import kernelmount, mounts
+from mountd import kernelmount, mounts, notify
 from mountd.below import Below, give_back
 from vfs import malloc
 from vfs.errors import EgofsError
@@ -36,6 +37,8 @@ _GRACE_S = 10.0
 _RELOAD_S = 60.0
 # Handlers at once. The kernel sends at most 12 buffered reads unless it is told otherwise, but lookups come on top.
 _MAX_TASKS = 1100
+
+_FUSE_CONF = Path("/etc/fuse.conf")
 
 # What the kernel is told where the mount is root's. Requests of 1 MiB instead of 128 KiB: an eighth of the crossings.
 _READ_AHEAD_KIB = 1024
@@ -66,7 +69,7 @@ def serve(
     malloc.keep_freed()
     is_over_dead = mounts.is_over_dead(mountpoint)
     below = Below(mountpoint)
-    if not is_over_dead:
+    if mounts.top(mountpoint) is None:
         below.begin()
     try:
         _mount(operations, mountpoint, name, allow_other, is_over_dead)
@@ -131,6 +134,8 @@ async def _main(
                 # Only now: the kernel takes its own settings when it has the mount's first answer.
                 _tune_kernel(mountpoint)
                 ready()
+                if (limit_s := notify.watchdog_s()) is not None:
+                    nursery.start_soon(_keep_watchdog, mountpoint, limit_s)
 
         nursery.start_soon(prove)
         await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
@@ -151,6 +156,7 @@ async def _heed_signals(nursery: trio.Nursery, reload: Callable[[], object] | No
             now = trio.current_time()
             nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, now if stopping else now + _GRACE_S)
             if not stopping:
+                notify.stopping(f"unmounting on {signal.Signals(number).name}")
                 pyfuse3.terminate()
             stopping = True
 
@@ -158,9 +164,34 @@ async def _heed_signals(nursery: trio.Nursery, reload: Callable[[], object] | No
 async def _reload(reload: Callable[[], object]) -> None:
     began = time.monotonic()
     log.info("reloading on SIGHUP: credentials and listings are asked for anew")
+    notify.reloading()
     with trio.move_on_after(_RELOAD_S):
         await trio.to_thread.run_sync(reload, abandon_on_cancel=True)
         log.info("reloaded in %.1f s", time.monotonic() - began)
+    notify.ready("credentials and listings are asked for anew")
+
+
+async def _keep_watchdog(mountpoint: Path, limit_s: float) -> None:
+    """Tells systemd that the mount lives, for as long as a round trip through the kernel shows it.
+
+    A third of the time that systemd waits: one answer may be late. systemd ends a process that says nothing by SIGABRT,
+    at which it writes where each of its threads is.
+    """
+    interval_s = limit_s / 3
+    # Of its own: those that requests wait for may all be taken by a store that does not answer.
+    thread = trio.CapacityLimiter(1)
+    faulthandler.enable()
+    while True:
+        await trio.sleep(interval_s)
+        with trio.move_on_after(limit_s) as patience:
+            try:
+                await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True, limiter=thread)
+            except OSError as failure:
+                log.error("%s: the mount does not answer: %s", mountpoint, failure.strerror)
+                continue
+            notify.alive()
+        if patience.cancelled_caught:
+            log.error("%s: the mount did not answer within %.1f s", mountpoint, limit_s)
 
 
 def _first_name(directory: Path) -> None:
@@ -216,7 +247,16 @@ def _escaped(name: str) -> str:
 
 
 def _why(allow_other: bool) -> str:
-    if os.getuid() != 0:
-        hint = " and see that /etc/fuse.conf has user_allow_other" if allow_other else ""
-        return f"install fuse3 (it brings fusermount3), own the mount point{hint}"
-    return "is this a container without CAP_SYS_ADMIN? dmesg or the log may say more"
+    if os.getuid() == 0:
+        return "is this a container without CAP_SYS_ADMIN? dmesg or the log may say more"
+    if allow_other and not _others_may_be_let_in():
+        return f"only root may say allow_other, unless {_FUSE_CONF} has a line user_allow_other: leave it out"
+    return "install fuse3 (it brings fusermount3), and own the mount point"
+
+
+def _others_may_be_let_in() -> bool:
+    """Whether an ordinary user may (fusermount3(1), /etc/fuse.conf)."""
+    try:
+        return "user_allow_other" in map(str.strip, _FUSE_CONF.read_text().splitlines())
+    except OSError:
+        return False

@@ -49,7 +49,8 @@ class _Supervisor:
         self._ending = False
 
     def run(self, begin: Callable[[], None]) -> NoReturn:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # INT only when the daemon is there and the terminal left behind: until then it is for the process that waits.
+        for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._pass_on)
         restarts, wait_s, was_up = 0, _FIRST_WAIT_S, False
         while True:
@@ -77,8 +78,9 @@ class _Supervisor:
         daemon = os.fork()
         if daemon == 0:
             os.close(reading)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._serve(lambda: _say_ready(writing), restarts)
         os.close(writing)
         self._daemon = daemon
@@ -91,12 +93,15 @@ class _Supervisor:
         descriptor = os.pidfd_open(self._daemon)
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        came_up = select.poll()
-        came_up.register(ready, select.POLLIN)
-        answered = time.monotonic()
+        poll.register(ready, select.POLLIN)
+        is_up, answered = False, time.monotonic()
         try:
-            while not poll.poll(_LOOK_S * 1000):
-                if not came_up.poll(0) or mounts.state(self._mountpoint) != "hung":
+            while descriptor not in (events := dict(poll.poll(_LOOK_S * 1000))):
+                if ready in events:
+                    is_up = bool(events[ready] & select.POLLIN)
+                    poll.unregister(ready)
+                    self._leave_group()
+                elif not is_up or mounts.state(self._mountpoint) != "hung":
                     answered = time.monotonic()
                 elif time.monotonic() - answered > _HUNG_S:
                     self._tell(f"the daemon {self._daemon} has not answered for {_HUNG_S:.0f} s: it is ended")
@@ -107,6 +112,12 @@ class _Supervisor:
         _, status = os.waitpid(self._daemon, 0)
         self._daemon = None
         return os.waitstatus_to_exitcode(status)
+
+    def _leave_group(self) -> None:
+        """As the daemon does when its mount is there."""
+        if os.getsid(0) != os.getpid():
+            os.setsid()
+            signal.signal(signal.SIGINT, self._pass_on)
 
     def _may_replace(self) -> bool:
         """Whether the dead daemon's mount is still there, and nobody else's over it."""

@@ -401,40 +401,6 @@ def test_flags_and_o_mean_the_same(tmp_path: Path, demo_root: Path) -> None:
     assert "e4.mp4" in seen[0]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="mount(8) calls helpers in /sbin, where only root may put one")
-def test_mount_8_mounts_through_the_installed_helper(folder: Path, tmp_path: Path) -> None:
-    helper = Path("/sbin/mount.egofs")
-    if helper.exists() and not helper.is_symlink():
-        pytest.skip("somebody's own /sbin/mount.egofs is in the way")
-    before = os.readlink(helper) if helper.is_symlink() else None
-    script = Path(sys.executable).parent / "egofs"
-    subprocess.run([script, "install"], check=True, capture_output=True)
-    directory = tmp_path / "m p"
-    directory.mkdir()
-    try:
-        base = ["mount", "-t", "egofs"]
-        text = f"cache_dir={tmp_path / 'c'},rw,_netdev,nofail,user"
-        env = {"PATH": os.environ["PATH"]}
-        done = subprocess.run([*base, folder, directory, "-o", text], capture_output=True, text=True, env=env, cwd="/")
-        assert done.returncode == 0, done.stderr
-        assert (directory / "hello.txt").read_text() == "hello\n"
-        with pytest.raises(OSError, match="Read-only"):
-            (directory / "x").touch()
-        again = subprocess.run([*base, folder, directory, "-o", text], capture_output=True, text=True)
-        assert again.returncode == 32
-        subprocess.run(["umount", directory], check=True)
-        assert not is_mounted(directory)
-        bad = subprocess.run([*base, folder, directory, "-o", "nonsense=1"], capture_output=True, text=True)
-        assert bad.returncode == 1
-        assert "nonsense" in bad.stderr
-        assert not is_mounted(directory)
-    finally:
-        subprocess.run(["umount", "-l", directory], capture_output=True)
-        helper.unlink()
-        if before is not None:
-            helper.symlink_to(before)
-
-
 KILLER = """
 import os, random, sys
 root = sys.argv[1]

@@ -1,11 +1,19 @@
 """`egofs install`."""
 
+from pathlib import Path
+
 import click
 
 from mountd import install
 
 
 @click.command("install")
-def command() -> None:
-    """Puts mount(8)'s helper in place, so that `mount -t egofs` works (as root)."""
-    click.echo(install.install())
+@click.option("--root", type=click.Path(path_type=Path), help="Put everything below this folder, for a package.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+def command(root: Path | None, dry_run: bool) -> None:
+    """Makes egofs a filesystem of this machine (as root): `mount -t egofs`, fstab, `systemctl start egofs@NAME`.
+
+    Puts mount(8)'s helpers, the command and a systemd unit in place, and shows each. What is somebody else's is left.
+    """
+    for line in install.install(root and root.absolute(), dry_run):
+        click.echo(line)

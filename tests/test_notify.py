@@ -1,0 +1,179 @@
+"""What systemd is told, by a socket as its own is; and the watchdog, in a loop without a mount."""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from mountd import notify, session
+
+
+class Systemd:
+    """The end at which systemd reads."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """The messages since it was last asked."""
+        messages = []
+        while True:
+            try:
+                messages.append(self.socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+
+@pytest.fixture(params=["file", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd]:
+    name = f"egofs-test-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "n")
+    listener = Systemd("\0" + name if request.param == "abstract" else name)
+    monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if request.param == "abstract" else name)
+    yield listener
+    listener.socket.close()
+
+
+def test_each_thing_that_is_told_is_one_message(systemd: Systemd) -> None:
+    notify.ready("s3://b is mounted on /m")
+    notify.status("half of it is there")
+    notify.stopping("unmounting")
+    notify.alive()
+    assert systemd.heard() == [
+        "READY=1\nSTATUS=s3://b is mounted on /m",
+        "STATUS=half of it is there",
+        "STOPPING=1\nSTATUS=unmounting",
+        "WATCHDOG=1",
+    ]
+
+
+def test_a_status_of_several_lines_assigns_nothing_else(systemd: Systemd) -> None:
+    notify.status("a name with\nMAINPID=1\n in it")
+    assert systemd.heard() == ["STATUS=a name with MAINPID=1 in it"]
+
+
+def test_a_reload_is_told_with_the_time_at_which_it_began(systemd: Systemd) -> None:
+    before = time.monotonic_ns() // 1000
+    notify.reloading()
+    (message,) = systemd.heard()
+    first, _, when = message.partition("\nMONOTONIC_USEC=")
+    assert first == "RELOADING=1"
+    assert before <= int(when) <= time.monotonic_ns() // 1000
+
+
+def test_who_was_not_started_by_systemd_tells_nobody(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET")
+    notify.ready("x")
+    assert systemd.heard() == []
+
+
+@pytest.mark.parametrize("address", ["/no/such/folder/socket", "@no-such-name", "/" + "x" * 200, "vsock:2:1"])
+def test_a_socket_that_is_not_there_is_a_warning_and_no_failure(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify.ready("x")
+    assert "systemd was not told READY=1" in caplog.text
+
+
+def test_a_full_socket_does_not_hold_up_the_mount(systemd: Systemd, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(10_000):
+        notify.alive()
+        if caplog.text:
+            break
+    assert "systemd was not told WATCHDOG=1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "seconds"),
+    [
+        ("3000000", None, 3.0),
+        ("500000", "own", 0.5),
+        ("3000000", "1", None),
+        ("0", None, None),
+        (None, None, None),
+        ("-5", None, None),
+        ("soon", None, None),
+        ("3000000", "me", None),
+    ],
+)
+def test_the_watchdogs_time_is_that_which_is_meant_for_this_process(
+    usec: str | None, pid: str | None, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert notify.watchdog_s() == seconds
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """What the watchdog says, in a loop whose clock jumps."""
+    said: list[str] = []
+    monkeypatch.setattr(notify, "alive", lambda: said.append("alive"))
+    monkeypatch.setattr(session.faulthandler, "enable", lambda: None)
+    return said
+
+
+def _watch(seconds: float, limit_s: float, place: Path) -> None:
+    async def main() -> None:
+        with trio.move_on_after(seconds):
+            await session._keep_watchdog(place, limit_s)
+
+    trio.run(main)
+
+
+def test_the_watchdog_says_so_after_each_answer_of_the_mount_three_times_in_its_time(
+    rounds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[object] = []
+    waits: list[float] = []
+    real = trio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(asked) == 5:
+            await trio.sleep_forever()
+        await real(0)
+
+    monkeypatch.setattr(session.os, "statvfs", asked.append)
+    monkeypatch.setattr(trio, "sleep", sleep)
+    _watch(1, 60, tmp_path)
+    assert rounds == ["alive"] * 5
+    assert set(waits) == {20.0}
+    assert set(asked) == {tmp_path}
+
+
+def test_a_mount_that_answers_with_an_error_is_not_said_to_live(
+    rounds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dead(place: object) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(session.os, "statvfs", dead)
+    _watch(0.3, 0.06, tmp_path)
+    assert rounds == []
+    assert "the mount does not answer: Transport endpoint is not connected" in caplog.text
+
+
+def test_a_mount_that_does_not_answer_is_not_said_to_live_and_takes_one_thread(
+    rounds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[object] = []
+
+    def hang(place: object) -> None:
+        asked.append(place)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(session.os, "statvfs", hang)
+    _watch(0.3, 0.06, tmp_path)
+    assert rounds == []
+    assert len(asked) == 1
+    assert "the mount did not answer within 0.1 s" in caplog.text
