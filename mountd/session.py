@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -177,21 +178,38 @@ async def _keep_watchdog(mountpoint: Path, limit_s: float) -> None:
     A third of the time that systemd waits: one answer may be late. systemd ends a process that says nothing by SIGABRT,
     at which it writes where each of its threads is.
     """
-    interval_s = limit_s / 3
-    # Of its own: those that requests wait for may all be taken by a store that does not answer.
-    thread = trio.CapacityLimiter(1)
     faulthandler.enable()
     while True:
-        await trio.sleep(interval_s)
+        await trio.sleep(limit_s / 3)
         with trio.move_on_after(limit_s) as patience:
-            try:
-                await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True, limiter=thread)
-            except OSError as failure:
-                log.error("%s: the mount does not answer: %s", mountpoint, failure.strerror)
-                continue
-            notify.alive()
+            if why := await _asked_from_outside(mountpoint):
+                log.error("%s: the mount does not answer: %s", mountpoint, why)
+            else:
+                notify.alive()
         if patience.cancelled_caught:
             log.error("%s: the mount did not answer within %.1f s", mountpoint, limit_s)
+
+
+async def _asked_from_outside(mountpoint: Path) -> str:
+    """Has stat(1) ask the mount for its statvfs; why that failed, or nothing.
+
+    A process of its own: where the daemon is killed between taking a request and answering it, a thread of it that
+    waits for that answer cannot end, so that the descriptor stays open that would have to be closed for it to end.
+    Nobody waits long for a stat that was killed to be gone: it may be this loop that it waits for.
+    """
+    command = ["stat", "--file-system", "--format=", str(mountpoint)]
+    try:
+        probe = await trio.lowlevel.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError as failure:
+        return f"stat could not be started: {failure.strerror}"
+    try:
+        status = await probe.wait()
+    finally:
+        if probe.returncode is None:
+            probe.kill()
+            with trio.move_on_after(1, shield=True):
+                await probe.wait()
+    return f"stat -f ended with status {status}" if status else ""
 
 
 def _first_name(directory: Path) -> None:

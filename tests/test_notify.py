@@ -1,6 +1,5 @@
 """What systemd is told, by a socket as its own is; and the watchdog, in a loop without a mount."""
 
-import errno
 import os
 import socket
 import time
@@ -11,6 +10,7 @@ import pytest
 import trio
 
 from mountd import notify, session
+from tests.mounting import wait_for_end
 
 
 class Systemd:
@@ -114,12 +114,18 @@ def test_the_watchdogs_time_is_that_which_is_meant_for_this_process(
 
 
 @pytest.fixture
-def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
-    """What the watchdog says, in a loop whose clock jumps."""
+def rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What the watchdog says, where stat(1) is a script in tmp_path."""
     said: list[str] = []
     monkeypatch.setattr(notify, "alive", lambda: said.append("alive"))
     monkeypatch.setattr(session.faulthandler, "enable", lambda: None)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return said
+
+
+def _stat_is(script: str, tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text(f"#!/bin/sh\necho $$ >>{tmp_path}/asked\n{script}\n")
+    (tmp_path / "stat").chmod(0o755)
 
 
 def _watch(seconds: float, limit_s: float, place: Path) -> None:
@@ -133,47 +139,55 @@ def _watch(seconds: float, limit_s: float, place: Path) -> None:
 def test_the_watchdog_says_so_after_each_answer_of_the_mount_three_times_in_its_time(
     rounds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[object] = []
     waits: list[float] = []
     real = trio.sleep
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
-        if len(asked) == 5:
-            await trio.sleep_forever()
+        if len(waits) == 5:
+            raise KeyboardInterrupt
         await real(0)
 
-    monkeypatch.setattr(session.os, "statvfs", asked.append)
     monkeypatch.setattr(trio, "sleep", sleep)
-    _watch(1, 60, tmp_path)
-    assert rounds == ["alive"] * 5
+    with pytest.raises(KeyboardInterrupt):
+        _watch(60, 60, tmp_path)
+    assert rounds == ["alive"] * 4
     assert set(waits) == {20.0}
-    assert set(asked) == {tmp_path}
+
+
+def test_a_mount_is_asked_from_another_process_so_that_a_killed_daemon_can_end(
+    rounds: list[str], tmp_path: Path
+) -> None:
+    _stat_is('echo "$@" >' + str(tmp_path / "words"), tmp_path)
+    assert trio.run(session._asked_from_outside, Path("/m")) == ""
+    assert (tmp_path / "asked").read_text().strip() != str(os.getpid())
+    assert (tmp_path / "words").read_text() == "--file-system --format= /m\n"
 
 
 def test_a_mount_that_answers_with_an_error_is_not_said_to_live(
+    rounds: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _watch(2, 0.06, tmp_path / "nothing")
+    assert rounds == []
+    assert "the mount does not answer: stat -f ended with status 1" in caplog.text
+
+
+def test_without_stat_nothing_is_said_and_the_log_has_it(
     rounds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def dead(place: object) -> None:
-        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
-
-    monkeypatch.setattr(session.os, "statvfs", dead)
+    monkeypatch.setenv("PATH", str(tmp_path))
     _watch(0.3, 0.06, tmp_path)
     assert rounds == []
-    assert "the mount does not answer: Transport endpoint is not connected" in caplog.text
+    assert "stat could not be started: No such file or directory" in caplog.text
 
 
-def test_a_mount_that_does_not_answer_is_not_said_to_live_and_takes_one_thread(
-    rounds: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_mount_that_does_not_answer_is_not_said_to_live_and_leaves_no_processes(
+    rounds: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[object] = []
-
-    def hang(place: object) -> None:
-        asked.append(place)
-        time.sleep(0.5)
-
-    monkeypatch.setattr(session.os, "statvfs", hang)
-    _watch(0.3, 0.06, tmp_path)
+    _stat_is("exec sleep 60", tmp_path)
+    _watch(2, 0.6, tmp_path)
     assert rounds == []
-    assert len(asked) == 1
-    assert "the mount did not answer within 0.1 s" in caplog.text
+    assert "the mount did not answer within 0.6 s" in caplog.text
+    asked = [int(pid) for pid in (tmp_path / "asked").read_text().split()]
+    assert asked
+    assert all(wait_for_end(pid, 20) for pid in asked)

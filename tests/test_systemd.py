@@ -145,7 +145,7 @@ def test_start_returns_when_it_is_mounted_for_all_and_stop_when_it_is_gone(boote
     assert booted.mounted("/mnt/folder-1") == ["fuse.egofs"]
     assert booted.out("cat", "/mnt/folder-1/hello.txt", user=NOBODY) == "hello"
     assert shown(booted, unit, "StatusText") == "/etc/egofs/folder-1.toml is mounted on /mnt/folder-1"
-    assert "/mnt/folder-1  /etc/egofs/folder-1.toml  pid" in booted.out("egofs", "status")
+    assert "/mnt/folder-1  /etc/egofs/folder-1.toml  live, up " in booted.out("egofs", "status")
     assert booted.path("/var/cache/egofs").stat().st_mode & 0o777 == 0o700
     pid = shown(booted, unit, "MainPID")
     assert "NoNewPrivs:\t1" in booted.out("cat", f"/proc/{pid}/status")
