@@ -68,8 +68,8 @@ def _info(cache_dir: Path | None, directory: Path | None, as_json: bool) -> None
 def _verify(cache_dir: Path | None, directory: Path | None, repair: bool, jobs: int) -> None:
     """Compares all that is kept with its checksums.
 
-    Exits with 1 where something was damaged. Also while mounts use the cache. What --repair removes is fetched again
-    when it is wanted; the status is 1 then too, since a disk that garbles files is worth knowing of.
+    Also while mounts use the cache. What --repair removes is fetched again when it is wanted. Exits with 1 where
+    something was damaged, repaired or not: a disk that garbles files is worth knowing of.
     """
     from mountd import cachecontrol
     from vfs import diskcare
