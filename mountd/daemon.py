@@ -6,13 +6,10 @@ a forked child that reports over a pipe, a line each: `note TEXT` while it prepa
 
 import json
 import logging
-import logging.handlers
 import os
-import re
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vfs.video
-from mountd import control, mounts
-from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
+from mountd import control, logs, mounts
+from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
 from vfs.cache import ChunkCache
@@ -49,7 +46,6 @@ _PREPARATION_S = 600.0
 # A person waits for the mount: a store that is away, or a wrong endpoint, is told sooner than a reader would be.
 _PATIENCE_AT_MOUNT_S = 10.0
 _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
-_LOG_BYTES, _LOG_FILES = 5 << 20, 3
 _OBJECTS, _DATASETS, _ARCHIVES = "objects", "datasets", "archives"
 # The chunk cache leaves this share of the disk's free space to others, whatever cache_size says.
 _SHARE_OF_FREE_SPACE = 0.8
@@ -95,7 +91,7 @@ def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], No
     """Mounts and serves in this process until unmounted, TERM or INT. Raises EgofsError."""
     mounts.prepare(mountpoint, config.mount.nonempty)
     os.umask(_UMASK)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.begin(config, mountpoint, background=False)
 
     def ready() -> None:
         note(f"{config.name} is mounted on {mountpoint}")
@@ -310,7 +306,7 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
         os.umask(_UMASK)
         if os.fork():
             os._exit(0)
-        _log_to_file(config, mountpoint)
+        logs.begin(config, mountpoint, background=True)
         notes = _NoteHandler(pipe)
         logging.getLogger("vfs.datasets").addHandler(notes)
         _point_stdio_away()
@@ -332,7 +328,8 @@ def _be_daemon(config: Config, mountpoint: Path, pipe: int) -> None:
         _tell(pipe, f"fail {status} {failure}")
     except BaseException as failure:
         log.exception("the daemon ended by a bug")
-        _tell(pipe, f"fail {BUG} a bug: {type(failure).__name__}: {failure}; {_log_file(config, mountpoint)} has more")
+        where = logs.place(config, mountpoint, background=True)
+        _tell(pipe, f"fail {BUG} a bug: {type(failure).__name__}: {failure}; {where} has more")
     finally:
         logging.shutdown()
         os._exit(status)
@@ -377,28 +374,6 @@ def _tell(pipe: int, line: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _log_file(config: Config, mountpoint: Path) -> Path:
-    return config.cache.cache_dir / "log" / (re.sub(r"[^\w.-]+", "-", str(mountpoint)).strip("-") + ".log")
-
-
-def _log_to_file(config: Config, mountpoint: Path) -> None:
-    file = _log_file(config, mountpoint)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
-    except OSError as failure:
-        # Without a handler of ours, logging would write to the terminal what the pipe tells it already.
-        logging.getLogger().addHandler(logging.NullHandler())
-        place = config.cache.cache_dir
-        raise OptionError(f"cache_dir {place}: {failure.strerror}: choose another with -o cache_dir=…") from failure
-    handler.addFilter(Refusals())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # One line a request is for debugging these libraries, not for people's logs.
-    for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _point_stdio_away() -> None:
