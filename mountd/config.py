@@ -82,7 +82,7 @@ class MountOptions:
     source: str | None = option(
         default=None,
         description="where the dataset's tree is, when not in its own store",
-        form='a URL or a folder (in TOML in "…")',
+        form="a URL or a folder",
         parse=_place,
     )
     dataset: str | None = option(
@@ -100,7 +100,7 @@ class MountOptions:
     umask: int = option(
         default=0,
         description="permission bits to take away, octal: 0077 leaves the owner alone",
-        form='an octal permission mask such as 0077 (in TOML "0077")',
+        form="an octal permission mask such as 0077",
         parse=_octal,
         is_text=True,
     )
@@ -175,10 +175,8 @@ class Config:
         module = sources.module_for(url)
         known = described(module.Options)
         if others := self.source_options.keys() - known.keys():
-            store = module.__name__.rpartition(".")[2]
-            raise OptionError(
-                f"option {min(others)!r} is not one of source {store}: it has {', '.join(known) or 'none'}"
-            )
+            told = ", ".join(known) or "none"
+            raise OptionError(f"option {min(others)!r} is not one of source {_name_of(module)}: it has {told}")
         return module, module.Options(**self.source_options)
 
 
@@ -239,6 +237,20 @@ def groups() -> Iterator[tuple[str, type]]:
     yield from ((f"dataset {name.replace('_', '-')}", datasets.module_for(name).Options) for name in datasets.names())
 
 
+def takers(source: str) -> set[str]:
+    """Whose options a SOURCE takes, as `groups` names them. Raises OptionError for what is none."""
+    secrets.refuse_text("SOURCE", source)
+    if _is_dataset(source):
+        module = datasets.module_for(source)
+        store = getattr(module, "STORE", None)
+        return {"any mount", f"dataset {source.replace('_', '-')}"} | ({f"source {store}"} if store else set())
+    if _is_place(source):
+        return {"any mount", f"source {_name_of(sources.module_for(source))}"}
+    near = difflib.get_close_matches(source, [*all_options(), *(n.replace("_", "-") for n in datasets.names())], 1)
+    hint = f"did you mean {near[0]!r}?" if near else "`egofs options` lists all there are"
+    raise OptionError(f"no option and no source is called {source!r:.80}: {hint}")
+
+
 def _resolve(source: str, given: Mapping[str, Sequence[Given]]) -> Config:
     mount = MountOptions(**_those_of(MountOptions, given))
     url, name = _meant(source, mount)
@@ -269,7 +281,7 @@ def _resolve(source: str, given: Mapping[str, Sequence[Given]]) -> Config:
 
 def _meant(source: str, mount: MountOptions) -> tuple[str | None, str]:
     """The URL, None for the dataset's own, and the dataset's name that SOURCE stands for."""
-    if "://" in source or source.startswith((".", "/", "~")) or (Path(source).is_dir() and not _is_dataset(source)):
+    if _is_place(source):
         if mount.source:
             raise OptionError(f"two sources: {source} and source={mount.source}; give one")
         if source.endswith("://") and mount.dataset in (None, "plain"):
@@ -330,12 +342,20 @@ def _refuse_unknown(
         file = times[0].file
         place = f"{shown_path(file)}: " if file else ""
         if whose:
-            store = sources.module_for(url or "").__name__.rpartition(".")[2]
-            other = f"source {store}" if of_some_source else dataset
+            other = f"source {_name_of(sources.module_for(url or ''))}" if of_some_source else dataset
             raise OptionError(f"{place}option {name!r} belongs to {' and '.join(whose)}, not to {other}")
         near = difflib.get_close_matches(name, here, 1) or difflib.get_close_matches(name, everything, 1)
         hint = f"did you mean {near[0]!r}?" if near else "`egofs options` lists all there are"
         raise OptionError(f"{place}no option is called {name!r:.80}: {hint}")
+
+
+def _is_place(source: str) -> bool:
+    """Whether SOURCE is a URL or a folder; a dataset's name goes before a folder of that name."""
+    return "://" in source or source.startswith((".", "/", "~")) or (Path(source).is_dir() and not _is_dataset(source))
+
+
+def _name_of(store: types.ModuleType) -> str:
+    return store.__name__.rpartition(".")[2]
 
 
 def _is_dataset(source: str) -> bool:

@@ -142,15 +142,9 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
     """For its owner alone, whatever the process's umask is."""
 
     def _open(self) -> TextIOWrapper:
-        opened = open(
-            self.baseFilename,
-            self.mode,
-            encoding=self.encoding,
-            errors=self.errors,
-            opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600),
-        )
-        assert isinstance(opened, TextIOWrapper), "it is opened for text"
-        return opened
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(self.baseFilename, flags, 0o600))
+        return super()._open()
 
 
 class _Text(logging.Formatter):

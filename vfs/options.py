@@ -143,7 +143,7 @@ def whole_path(text: str) -> Path:
 def _described(field: "attrs.Attribute[Any]") -> Option:
     declared: _Declared = field.metadata[_DECLARED]
     wanted, is_list = _wanted(field.type)
-    form = declared.form or (_LIST if is_list and wanted is str else _kind(wanted)[1])
+    form = declared.form or _kind(wanted)[1] + (", or several joined with +" if is_list else "")
     return Option(field.type, declared.description, form, field.default)
 
 
@@ -179,7 +179,7 @@ def _read(given: Any, field: "attrs.Attribute[Any]", *, typed: bool) -> Any:
     if given is True and wanted is not bool and not typed:  # what a bare name means
         raise OptionError(f"option {field.name!r} needs a value: {field.name}=… ({declared.description})")
     if typed and declared.is_text and not isinstance(given, str):
-        raise _refusal(field.name, given, declared.form)
+        raise _refusal(field.name, given, declared.form + _IN_QUOTES)
     if not is_list:
         return _one(given, wanted, field.name, declared)
     items = _items(given) if isinstance(given, str) else given
@@ -196,7 +196,7 @@ def _items(text: str) -> list[str]:
 def _one(given: Any, wanted: Any, name: str, declared: _Declared) -> Any:
     """A value, or an item of one."""
     reader, form, in_toml = _kind(wanted)
-    form = declared.form or form + in_toml
+    form = declared.form + (_IN_QUOTES if declared.is_text else "") if declared.form else form + in_toml
     try:
         value = reader(declared.parse(given) if declared.parse and isinstance(given, str) else given)
     except (ValueError, OverflowError, OSError) as failure:  # OSError: a path that no system can look for

@@ -9,6 +9,7 @@ which defines
     class Options                                            its mount options, an option group (vfs.options)
     def default_source(options, state: Path) -> str          the source's URL when the person names none;
                                                              raises OptionError if there has to be one
+    STORE: str                                               if that is always of one store: its scheme
     def open_dataset(source: Source, options, state: Path) -> Dataset
                                                              `state`: a folder for what it parsed, which need not be
                                                              there, nor be writable
