@@ -399,12 +399,11 @@ def _toml(file: Path) -> dict[str, Given]:
 
 def _bytes_of(file: Path) -> bytes:
     """What a file has. Raises OSError, and OptionError for what is no file of options."""
-    # A pipe would be waited for until somebody writes.
-    with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as opened:
-        facts = os.fstat(opened.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            what = "a folder" if stat.S_ISDIR(facts.st_mode) else "no ordinary file"
-            raise OptionError(f"{shown_path(file)}: is {what}: give a file with options in TOML")
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):  # a pipe would be waited for until somebody writes
+        what = "a folder" if stat.S_ISDIR(mode) else "no ordinary file"
+        raise OptionError(f"{shown_path(file)}: is {what}: give a file with options in TOML")
+    with file.open("rb") as opened:
         content = opened.read(_MOST_TOML_BYTES + 1)
     if len(content) > _MOST_TOML_BYTES:
         raise OptionError(f"{shown_path(file)}: larger than {_MOST_TOML_BYTES >> 20} MiB: that is no file of options")

@@ -228,16 +228,18 @@ def _whole(given: object) -> int:
         whole, _, fraction = given.strip().partition(".")
         if not fraction.strip("0"):
             return int(whole)
-    elif isinstance(given, int | float) and given == int(given):
+    elif isinstance(given, int | float) and not isinstance(given, bool) and given == int(given):
         return int(given)
     raise ValueError("not a whole number")
 
 
 def _number(given: object) -> float:
-    # A text in digits of another script would be a number for Python.
-    if isinstance(given, int | float) or (isinstance(given, str) and given.isascii()):
-        return float(given)
-    raise ValueError("not a number")
+    # A text in digits of another script would be a number for Python, and so would true.
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        raise ValueError("not a number")
+    if isinstance(given, str) and not given.isascii():
+        raise ValueError("digits of another script")
+    return float(given)
 
 
 def _text(given: object) -> str:
