@@ -12,6 +12,7 @@ Called by the command line and the mount helper before anything is mounted; from
 """
 
 import difflib
+import functools
 import os
 import re
 import stat
@@ -86,7 +87,10 @@ class MountOptions:
         parse=_place,
     )
     dataset: str | None = option(
-        default=None, description="what the tree is, when SOURCE is a URL or folder: assembly101, plain, …"
+        default=None,
+        description="what the tree is, when SOURCE is a URL or folder",
+        form=f"one of {', '.join(name.replace('_', '-') for name in datasets.names())}",
+        check=lambda name: _is_dataset(name),
     )
     frames: bool = option(default=True, description="show the virtual frames directories")
     archives: bool = option(
@@ -217,7 +221,8 @@ def parse_o(text: str) -> list[tuple[str, str | bool]]:
     return options
 
 
-def all_options() -> dict[str, dict[str, Option]]:
+@functools.cache
+def all_options() -> Mapping[str, Mapping[str, Option]]:
     """Every option there is, as name → whose it is → what can be said of it: datasets may have the same names."""
     found: dict[str, dict[str, Option]] = {}
     seen: set[type] = set()

@@ -104,7 +104,7 @@ def test_a_wrong_option_is_refused_by_its_name(source: str, text: str, says: str
     ("toml", "says"),
     [
         ("views = 1", "dataset = "),
-        ('dataset = ["demo"]', "option dataset=.'demo'.: write a text"),
+        ('dataset = ["demo"]', "option dataset=.'demo'.: write one of assembly101"),
         ('dataset = "demo"\nviews = "e1"\nviews = "e2"', "not TOML"),
         ('dataset = "demo"\n[cache]\nsize = 1', "table 'cache': options stand at the top of the file"),
         ('dataset = "demo"\ntimeout = "soon"', "timeout"),

@@ -15,6 +15,7 @@ Hides attrs. Called by whatever has options (sources, datasets, mountd.config) a
 them; must not know which there are. Reads nothing but its arguments; any thread may enter.
 """
 
+import functools
 import os
 import re
 import types
@@ -116,6 +117,7 @@ def option_group(cls: type[_T]) -> type[_T]:
     return attrs.frozen(cls, kw_only=True)
 
 
+@functools.cache
 def described(group: type) -> Mapping[str, Option]:
     """The options of a group by name, in the order they were written."""
     return {field.name: _described(field) for field in attrs.fields(group)}

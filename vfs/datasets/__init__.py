@@ -19,9 +19,10 @@ A dataset may have a `source` of its own, around the one that it was given: then
 Any thread may call any method of a dataset.
 """
 
+import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType
@@ -107,9 +108,10 @@ class Dataset(Protocol):
         return iter(())
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> Sequence[str]:
     """The datasets there are."""
-    return sorted({m.name for m in pkgutil.iter_modules(__path__)} - _NOT_DATASETS)
+    return tuple(sorted({m.name for m in pkgutil.iter_modules(__path__)} - _NOT_DATASETS))
 
 
 def module_for(name: str) -> ModuleType:
