@@ -271,6 +271,7 @@ def _status(
         "url": source.url,
         "dataset": mounted.dataset.name,
         "cache_dir": str(config.cache.cache_dir),
+        "log": logs.where(),
         "pid": os.getpid(),
         "version": metadata.version("egofs"),
         "mounted_at": started,

@@ -48,6 +48,7 @@ _ON_TERMINAL = "%(levelname)s %(message)s"
 _ENTRY = "%(name)s: %(message)s"
 # Of names that a store made up: on a terminal they would do something.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_where = ""
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -57,7 +58,7 @@ def file_of(config: Config, mountpoint: Path) -> Path:
 
 
 def place(config: Config, mountpoint: Path, *, background: bool) -> str:
-    """Where a person finds the log, as `egofs status` and error messages name it."""
+    """Where a person finds the log of such a mount: a file's path, or in words."""
     kind = _kind(config, background)
     if kind == "journal" and _can_send(JOURNAL):
         return f"journalctl -t {_IDENTIFIER}"
@@ -74,6 +75,8 @@ def begin(config: Config, mountpoint: Path, *, background: bool) -> None:
         # Without a handler of ours, logging would write to the terminal what the pipe tells it already.
         logging.getLogger().addHandler(logging.NullHandler())
         raise
+    global _where
+    _where = place(config, mountpoint, background=background)
     handler.addFilter(Refusals())
     level = _LEVELS[config.log.log_level]
     handler.setLevel(level)
@@ -82,6 +85,11 @@ def begin(config: Config, mountpoint: Path, *, background: bool) -> None:
         logging.getLogger(name).setLevel(min(level, logging.INFO))
     if config.log.log == "journal" and not isinstance(handler, JournalHandler):
         _log.warning("log=journal: nothing listens at %s: logging to %s", JOURNAL, file_of(config, mountpoint))
+
+
+def where() -> str:
+    """Where a person finds this process's log, "" before it has begun."""
+    return _where
 
 
 def _handler(config: Config, mountpoint: Path, background: bool) -> logging.Handler:

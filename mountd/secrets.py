@@ -36,7 +36,8 @@ _FILES_OF_NAMES = (
 _SIGNED = (
     r"(?:x-(?:amz|goog)-[\w-]+|signature|sig|(?:\w+[_-])?token|api[_-]?key|key|awsaccesskeyid|password|auth|secret)"
 )
-_OWNER = re.compile(r"(?<=://)[^/?#\s]*@")
+# A password need not be written as a URL wants it (keys of AWS have / in them); what follows a colon may be a port.
+_OWNER = re.compile(r"(?<=://)(?:[^/?#\s:@]*:(?!\d+[/?#])\S*@|[^/?#\s]*@)")
 _QUERY = re.compile(rf"([?&#;]{_SIGNED}=)[^&#;\s'\"<>]+", re.IGNORECASE)
 # Tokens that are known by how they begin, wherever they stand.
 _TOKEN = re.compile(

@@ -266,6 +266,7 @@ def test_an_option_that_is_called_like_a_secret_is_refused_with_where_it_belongs
         ("source", f"https://user:{SECRET}@host/x"),
         ("source", f"https://user:p@{SECRET}@host/x"),
         ("source", f"s3://{SECRET}@bucket"),
+        ("source", f"s3://key:abc/{SECRET}@bucket/prefix"),
         ("source", f"https://host/x?X-Amz-Credential=a&X-Amz-Signature={SECRET}"),
         ("source", f"https://host/x?a=b&sig={SECRET}"),
         ("manifest", f"https://host/list?token={SECRET}"),
@@ -299,7 +300,13 @@ def test_no_option_that_there_is_is_taken_for_a_secret() -> None:
     for name, told in config.all_options().items():
         for each in told.values():
             secrets.refuse(name, Given(str(each.default)))
-    for url in ("s3://bucket/a@b", "hf://datasets/org/name@refs/pr/1", "https://host/a?b=c", "/data/hf_models/x?sig=1"):
+    for url in (
+        "s3://bucket/a@b",
+        "hf://datasets/org/name@refs/pr/1",
+        "http://h:80/a@b",
+        "https://host/a?b=c",
+        "/data/hf_models/x?sig=1",
+    ):
         secrets.refuse_text("SOURCE", url)
 
 
