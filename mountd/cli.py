@@ -27,8 +27,8 @@ Examples:
   egofs options ego4d                         what can be said behind -o
   egofs status
   egofs umount ~/demo
-\b
-egofs COMMAND --help tells the rest of each, with an example.
+
+egofs COMMAND --help tells the rest of each, with examples.
 """
 
 # Commands by what somebody is about, in the order in which they come to it. One that stands nowhere here comes last.

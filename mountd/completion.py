@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Items = list[CompletionItem[str]]
 
 VARIABLE = "_EGOFS_COMPLETE"
+# What bash would take for something else than a part of a word; it has file names quoted by itself.
+_SPECIAL, _BEHIND = re.compile(r"([\s\\'\"`$&;|<>(){}*?!#~\[\]])"), r"\\\1"
 SHELLS = ("bash", "zsh", "fish")
 
 _BASH = """\
@@ -63,8 +65,8 @@ def begin() -> None:
         def format_completion(self, item: "CompletionItem[str]") -> str:
             """The part of a value that bash does not have yet as a word of its own."""
             word = self.get_completion_args()[1]
-            kept = max((word.rfind(each) + 1 for each in "=:"), default=0)
-            return f"{item.type},{str(item.value)[kept if item.type == 'plain' else 0 :]}"
+            before = word[: max(word.rfind(each) + 1 for each in "=:")]
+            return f"{item.type},{_SPECIAL.sub(_BEHIND, str(item.value).removeprefix(before))}"
 
     add_completion_class(Bash)
 

@@ -552,7 +552,8 @@ def toml(value: object) -> str:
 def from_toml(name: str, value: object, folder: Path) -> object:
     """What an option is that a TOML file has."""
     file = folder / "x.toml"
-    file.write_text(f'dataset = "{HOMES.get(name, "demo")}"\n{name} = {toml(value)}\n')
+    home = HOMES.get(name, "demo")
+    file.write_text(f'{"source" if "/" in home else "dataset"} = "{home}"\n{name} = {toml(value)}\n')
     return option_of(config.load(str(file), []), name)
 
 

@@ -7,8 +7,12 @@ import click
 
 from mountd import mounts, shown
 
+_EPILOG = """\b
+  egofs status
+"""
 
-@click.command("status")
+
+@click.command("status", epilog=_EPILOG)
 def command() -> None:
     """Lists the mounts: what they are, what was read of them and what was fetched."""
     found = mounts.egofs_mounts()

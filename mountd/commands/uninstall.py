@@ -4,8 +4,12 @@ import click
 
 from mountd import install
 
+_EPILOG = """\b
+  sudo egofs uninstall
+"""
 
-@click.command("uninstall")
+
+@click.command("uninstall", epilog=_EPILOG)
 def command() -> None:
     """Takes mount(8)'s helper away."""
     click.echo(install.uninstall())
