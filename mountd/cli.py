@@ -18,13 +18,13 @@ from vfs.errors import EgofsError
 
 _EPILOG = """\b
 Examples:
-  egofs mount demo ~/demo                     no account, no network, no server
-  ls ~/demo/recordings/*/frames/e4            pictures, decoded when they are read
-  egofs mount /data/videos ~/v                any folder
+  egofs mount demo ~/demo                 no account, no network, no server
+  ls ~/demo/recordings/*/frames/e4        pictures, decoded when they are read
+  egofs mount /data/videos ~/v            any folder
   egofs mount s3://bucket/prefix ~/data -o anonymous
   egofs mount ego4d ~/ego4d -o aws_profile=ego4d,datasets=video_540ss
-  egofs mount lab.toml /mnt/lab               a file that says what, and all options
-  egofs options ego4d                         what can be said behind -o
+  egofs mount lab.toml /mnt/lab           a file that says what, and how
+  egofs options ego4d                     what can be said behind -o
   egofs status
   egofs umount ~/demo
 

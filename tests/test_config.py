@@ -1,12 +1,15 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 
 from mountd import config
+from tests.mounting import egofs
 from vfs.errors import OptionError
 from vfs.options import as_dict
 
@@ -616,3 +619,93 @@ def test_a_path_of_a_source_that_the_dataset_chooses_is_that_of_this_working_dir
     checked = load("assembly101", "token_file=my.token,endpoint_url=http://127.0.0.1:1")
     assert checked.url is None
     assert checked.source_options == {"token_file": tmp_path / "my.token", "endpoint_url": "http://127.0.0.1:1"}
+
+
+# -- through the command line: one line, status 1, nothing mounted, nothing made
+
+REAL = [
+    (["{f}/type.toml"], "{f}/type.toml: option uid=[5]: write a whole number"),
+    (["{f}/twice.toml"], "{f}/twice.toml: not TOML: Cannot overwrite a value (at line 3, column 13)"),
+    (["{f}/folder.toml"], "{f}/folder.toml: is a folder: give a file with options in TOML"),
+    (["{f}/large.toml"], "{f}/large.toml: larger than 1 MiB: that is no file of options"),
+    (["{f}/deep.toml"], "{f}/deep.toml: nested too deeply: options stand at the top of the file"),
+    (["{f}/nul.toml"], "{f}/nul.toml: not TOML: Expected newline or end of document after a statement (at line 1"),
+    (["{f}/latin.toml"], "{f}/latin.toml: not TOML, which is in UTF-8: line 2 has a byte that is not"),
+    (
+        ["{f}/secret.toml"],
+        "{f}/secret.toml: option 'aws_secret_access_key' would be a secret that everybody can see: keys of",
+    ),
+    (["demo", "-o", "views=e1,views=v1"], "option 'views' is given twice, as 'e1' and as 'v1': give it once"),
+    (["demo", "-o", "views=e1", "-o", "views=v1"], "option 'views' is given twice, as 'e1' and as 'v1': give it once"),
+    (["demo", "-o", "views=e1", "--views", "v1"], "option 'views' is given twice, as 'e1' and as 'v1': give it once"),
+    (["demo", "-o", "version=v2"], "option 'version' belongs to dataset ego4d, not to demo"),
+    (["s3://b", "-o", "netrc=x"], "option 'netrc' belongs to source http, not to source s3"),
+    (
+        ["demo", "-o", "token=s3cr3t"],
+        "option 'token' would be a secret that everybody can see: a token stands in a file",
+    ),
+    (["s3://b", "--aws-secret-access-key", "s3cr3t"], "option 'aws_secret_access_key' would be a secret"),
+    (["https://user:s3cr3t@127.0.0.1/"], "SOURCE has a secret in its URL, which everybody can see"),
+    (["demo", "--endpoint-url=http://s3cr3t@h"], "option 'endpoint_url' has a secret in its URL"),
+    (["demo", "-o", "=x"], "an option without a name"),
+    (["demo", "-o", "a\x1b[31m\n=1"], "no option is called 'a\\x1b[31m\\n': `egofs options` lists all there are"),
+    (["demo", "-o", b"\xff=1"], "no option is called '\\udcff'"),
+    (["demo", "--frames=perhaps"], "option frames='perhaps': write true or false"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    for name, content in {
+        "type": b'dataset = "demo"\nuid = [5]\n',
+        "twice": b'dataset = "demo"\nviews = "e1"\nviews = "v1"\n',
+        "deep": b"a = " + b"[" * 100_000,
+        "nul": b'dataset = "demo"\0',
+        "latin": b'dataset = "demo"\n# \xe9\n',
+        "secret": b'source = "s3://b"\naws_secret_access_key = "s3cr3t"\n',
+    }.items():
+        (folder / f"{name}.toml").write_bytes(content)
+    (folder / "folder.toml").mkdir()
+    with (folder / "large.toml").open("wb") as large:
+        large.truncate(100 << 20)
+    return folder
+
+
+@pytest.mark.parametrize(("words", "says"), REAL, ids=[says[:40] for _, says in REAL])
+def test_what_cannot_be_used_is_one_line_and_status_1_and_nothing_is_mounted(
+    tmp_path: Path, bad_files: Path, words: list[str | bytes], says: str
+) -> None:
+    (tmp_path / "m").mkdir()
+    source, *rest = [os.fsdecode(word).replace("{f}", str(bad_files)) for word in words]
+    done = egofs("mount", source, tmp_path / "m", *rest, "-o", f"cache_dir={tmp_path / 'c'}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"egofs: {says.replace('{f}', str(bad_files))}")
+    assert done.stderr.removesuffix("\n").isprintable()
+    assert "s3cr3t" not in done.stderr
+    assert not (tmp_path / "c").exists()
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text('dataset = "demo"\n')
+    file.chmod(0)
+    if os.access(file, os.R_OK):
+        pytest.skip("this user may read every file")
+    done = egofs("mount", file, tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"egofs: {file}: Permission denied\n")
+
+
+def test_the_helper_of_mount_refuses_in_the_same_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from mountd.helper import main; main()", "demo", str(tmp_path), "-f"]
+    for text, says in {
+        "rw,ro,views=e1,views=v1": "option 'views' is given twice",
+        "rw,token=s3cr3t": "'token' would",
+    }.items():
+        done = subprocess.run([*command, "-o", text], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert says in done.stderr
+        assert "s3cr3t" not in done.stderr
+    done = subprocess.run([*command, "-o", "rw,ro,noexec,nosuid,_netdev,user,user"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 _EPILOG = """\b
-  egofs auth gdrive                                 in a browser on this machine
-  egofs auth gdrive --no-browser                    in one elsewhere
-  egofs auth gdrive --check                         whose they are, and whether they work
+  egofs auth gdrive                     in a browser on this machine
+  egofs auth gdrive --no-browser        in one elsewhere
+  egofs auth gdrive --check             whose they are, and whether they work
 """
 
 

@@ -5,8 +5,8 @@ import click
 from mountd import completion
 
 _EPILOG = """\b
-  eval "$(egofs completion bash)"                   in ~/.bashrc
-  eval "$(egofs completion zsh)"                    in ~/.zshrc, after compinit
+  eval "$(egofs completion bash)"       in ~/.bashrc
+  eval "$(egofs completion zsh)"        in ~/.zshrc, after compinit
   egofs completion fish > ~/.config/fish/completions/egofs.fish
 """
 

@@ -9,7 +9,7 @@ import click
 from mountd import process, shown
 
 _EPILOG = """\b
-  egofs lmdb merge e4                               both families' features as one
+  egofs lmdb merge e4                   both families' features as one
 """
 
 

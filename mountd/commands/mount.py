@@ -12,11 +12,12 @@ import click
 from mountd import completion, shown
 
 _EPILOG = """\b
-  egofs mount demo ~/demo                           no account, no network
-  egofs mount /data/videos ~/v                      any folder
+  egofs mount demo ~/demo                 no account, no network
+  egofs mount /data/videos ~/v            any folder
   egofs mount s3://bucket/prefix ~/data -o anonymous
-  egofs mount assembly101 ~/a101 -o source=s3://bucket/a101,views=egocentric
-  egofs mount lab.toml /mnt/lab                     a file that says what, and all options
+  egofs mount assembly101 ~/a101 -o source=s3://lab/a101,views=egocentric+v3
+  egofs mount lab.toml /mnt/lab           a file that says what, and how
+  egofs options assembly101               what can be said behind -o, shorter
 """
 _HAS_FLAGS = "egofs.has_flags"
 _GIVEN = "egofs.given"

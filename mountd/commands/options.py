@@ -12,10 +12,10 @@ import click
 
 _MOST_COLUMNS = 110
 _EPILOG = """\b
-  egofs options                                     all there are
-  egofs options ego4d                               what `egofs mount ego4d DIR -o …` takes
-  egofs options assembly101 s3://                   the same with -o source=s3://…
-  egofs options views cache_size                    these alone
+  egofs options                         all there are
+  egofs options ego4d                   what `egofs mount ego4d DIR -o …` takes
+  egofs options assembly101 s3://       the same with -o source=s3://…
+  egofs options views cache_size        these alone
 """
 
 

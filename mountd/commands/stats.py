@@ -12,7 +12,7 @@ from vfs.errors import OptionError
 
 _T = TypeVar("_T")
 _EPILOG = """\b
-  egofs stats ~/a101 -O stats.pkl                   as training code reads it
+  egofs stats ~/a101 -O stats.pkl       as training code reads it
   egofs stats ~/a101/recordings --views e4 --format csv
 """
 
