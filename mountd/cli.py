@@ -4,7 +4,9 @@ A failure is one line on standard error and mount(8)'s exit status. What only a 
 commands take 100 ms less for that.
 """
 
+import difflib
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -12,19 +14,32 @@ from typing import Any
 
 import click
 
-from mountd import commands, process, shown
+from mountd import commands, completion, process, shown
 from vfs.errors import EgofsError
 
 _EPILOG = """\b
-  egofs mount demo ~/demo                           no account, no network
-  egofs mount /data/videos ~/v                      any folder
+Examples:
+  egofs mount demo ~/demo                 no account, no network, no server
+  ls ~/demo/recordings/*/frames/e4        pictures, decoded when they are read
+  egofs mount /data/videos ~/v            any folder
   egofs mount s3://bucket/prefix ~/data -o anonymous
-  egofs mount assembly101 ~/a101 -o source=s3://bucket/a101,views=egocentric
+  egofs mount ego4d ~/ego4d -o aws_profile=ego4d,datasets=video_540ss
+  egofs mount lab.toml /mnt/lab           a file that says what, and how
+  egofs options ego4d                     what can be said behind -o
   egofs status
-  egofs stats ~/a101 -O stats.pkl                   which frames each video has
-  egofs lmdb merge e4                               one LMDB of both families' features
   egofs umount ~/demo
+
+egofs COMMAND --help tells the rest of each, with examples.
 """
+
+# Commands by what somebody is about, in the order in which they come to it. One that stands nowhere here comes last.
+_GROUPS = (
+    ("Mount and look", ("mount", "ls", "status", "umount")),
+    ("Keep warm", ("warm", "cache", "invalidate")),
+    ("Training data", ("stats", "lmdb")),
+    ("Look after", ("doctor",)),
+    ("Set up", ("options", "auth", "completion", "install", "uninstall")),
+)
 
 
 def _names() -> list[str]:
@@ -45,9 +60,35 @@ class _Main(click.Group):
         command: click.Command = importlib.import_module(f"{commands.__name__}.{name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called so. Raises UsageError with the nearest for what none is called."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], names, 2)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "egofs --help lists all there are"
+            raise click.UsageError(f"no command is called {args[0]!r:.80}: {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands in groups, each with its whole first sentence."""
+        texts = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                texts[name] = command.get_short_help_str(limit=1000)
+        others = texts.keys() - {name for _, names in _GROUPS for name in names}
+        for title, names in (*_GROUPS, ("More", sorted(others))):
+            if rows := [(name, texts[name]) for name in names if name in texts]:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:  # type: ignore[override]
         """Runs the command and process."""
         process.begin()
+        if completion.VARIABLE in os.environ:
+            completion.begin()
         status = 0
         try:
             words = list(sys.argv[1:] if args is None else args)
@@ -57,7 +98,7 @@ class _Main(click.Group):
                 helper.mount(words, shown.say, fake_flag=False)
             else:
                 # A command's own status, which it sets with Exit; what commands return is None.
-                status = super().main(words, standalone_mode=False, **extra) or 0
+                status = super().main(words, prog_name="egofs", standalone_mode=False, **extra) or 0
         except click.exceptions.NoArgsIsHelpError as failure:
             click.echo(failure.format_message())
         except click.ClickException as failure:

@@ -6,9 +6,7 @@ a forked child that reports over a pipe, a line each: `note TEXT` while it prepa
 
 import json
 import logging
-import logging.handlers
 import os
-import re
 import select
 import signal
 import sys
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import vfs.video
-from mountd import cachecontrol, control, invalidation, mounts, notify, supervisor
-from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
+from mountd import cachecontrol, control, invalidation, logs, mounts, notify, supervisor
+from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
 from mountd.facts import MountFacts
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -49,7 +47,6 @@ _PREPARATION_S = 600.0
 # A person waits for the mount: a store that is away, or a wrong endpoint, is told sooner than a reader would be.
 _PATIENCE_AT_MOUNT_S = 10.0
 _UMASK = 0o077  # what is cached of a licensed dataset, and its names, are for this user alone
-_LOG_BYTES, _LOG_FILES = 5 << 20, 3
 _OBJECTS, _DATASETS, _ARCHIVES = "objects", "datasets", "archives"
 # What frames need is imported when nothing was read for so long: beside a reader it would hold the interpreter, for
 # 150 ms, and for more than a second where its files are not in memory. Who opens a frame before that imports it.
@@ -96,7 +93,7 @@ def run_in_foreground(config: Config, mountpoint: Path, note: Callable[[str], No
     """
     mounts.check(mountpoint, config.mount.nonempty)
     os.umask(_UMASK)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logs.begin(config, mountpoint, background=False)
 
     def ready() -> None:
         note(f"{config.name} is mounted on {mountpoint}")
@@ -110,7 +107,6 @@ def _run(
     mountpoint: Path,
     ready: Callable[[], None],
     *,
-    log_file: Path | None = None,
     reloads: bool = True,
     restarts: int = 0,
 ) -> None:
@@ -182,7 +178,6 @@ def _run(
             operations,
             errors,
             (config.mount, config.cache, options, source_options),
-            log_file,
             restarts=restarts,
         )
         if isinstance(shown, ArchiveSource):
@@ -344,7 +339,7 @@ def _be_daemon(
     """Serves, reports over the pipe where somebody waits, never returns."""
     status = BUG
     try:
-        _log_to_file(config, mountpoint)
+        logs.begin(config, mountpoint, background=True)
         notes = _NoteHandler(pipe)
         logging.getLogger("vfs.datasets").addHandler(notes)
         _point_stdio_away()
@@ -361,7 +356,7 @@ def _be_daemon(
             notify.ready(f"{config.name} is mounted on {mountpoint}")
 
         log.info("%s on %s", config.name, mountpoint)
-        _run(config, mountpoint, ready, log_file=_log_file(config, mountpoint), restarts=restarts)
+        _run(config, mountpoint, ready, restarts=restarts)
         status = 0
     except EgofsError as failure:
         status = exit_status(failure)
@@ -369,7 +364,8 @@ def _be_daemon(
         _tell(pipe, f"fail {status} {failure}")
     except BaseException as failure:
         log.exception("the daemon ended by a bug")
-        _tell(pipe, f"fail {BUG} a bug: {type(failure).__name__}: {failure}; {_log_file(config, mountpoint)} has more")
+        where = logs.place(config, mountpoint, background=True)
+        _tell(pipe, f"fail {BUG} a bug: {type(failure).__name__}: {failure}; {where} has more")
     finally:
         logging.shutdown()
         os._exit(status)
@@ -418,31 +414,9 @@ def _tell(pipe: int | None, line: str) -> bool:
     return True
 
 
-def _log_file(config: Config, mountpoint: Path) -> Path:
-    return config.cache.cache_dir / "log" / (re.sub(r"[^\w.-]+", "-", str(mountpoint)).strip("-") + ".log")
-
-
-def _log_to_file(config: Config, mountpoint: Path) -> None:
-    file = _log_file(config, mountpoint)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handler = logging.handlers.RotatingFileHandler(file, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES)
-    except OSError as failure:
-        # Without a handler of ours, logging would write to the terminal what the pipe tells it already.
-        logging.getLogger().addHandler(logging.NullHandler())
-        place = config.cache.cache_dir
-        raise OptionError(f"cache_dir {place}: {failure.strerror}: choose another with -o cache_dir=…") from failure
-    handler.addFilter(Refusals())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # One line a request is for debugging these libraries, not for people's logs.
-    for noisy in ("botocore", "boto3", "urllib3", "s3transfer"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
 def _log_line(config: Config, mountpoint: Path, line: str) -> None:
     """Says something in the daemon's log while there is no daemon."""
-    _log_to_file(config, mountpoint)
+    logs.begin(config, mountpoint, background=True)
     log.warning("%s", line)
     logging.shutdown()
 

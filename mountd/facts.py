@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mountd import logs
 from mountd.about import ErrorLog
 from mountd.config import Config
 from vfs.mounted import MountedDataset
@@ -47,8 +48,6 @@ class MountFacts:
     errors: ErrorLog
     options: Iterable[Any] = ()
     """The option groups that it was mounted with."""
-    log_file: Path | None = None
-    """None: it logs elsewhere, to a terminal or to journald."""
     control: Path | None = None
     """Its control socket, once there is one."""
     under_way: dict[str, Callable[[], Iterable[UnderWay]]] = field(default_factory=dict)
@@ -69,7 +68,7 @@ class MountFacts:
             "dataset": mounted.dataset.name,
             "options": dict(changed(self.options)),
             "cache_dir": str(self.config.cache.cache_dir),
-            "log": str(self.log_file) if self.log_file else None,
+            "log": logs.where(),
             "control": str(self.control) if self.control else None,
             "pid": os.getpid(),
             "restarts": self.restarts,

@@ -199,7 +199,7 @@ BAD = [
     (["{data}", "{m}", "-o", "umask=99"], 1, "octal"),
     (["demo", "{m}", "-o", "views=e9"], 1, "views='e9': write one of all, fixed, egocentric"),
     (["demo", "{m}", "-o", "videos=nusar"], 1, "no such recording"),
-    (["{data}", "{m}", "-o", "dataset=assembly102"], 1, "no dataset is called 'assembly102'"),
+    (["{data}", "{m}", "-o", "dataset=assembly102"], 1, "dataset='assembly102': write one of assembly101"),
     (["plain", "{m}"], 1, "needs its source"),
     (["{data}/gone", "{m}"], 1, "gone"),
     (["{data}/hello.txt", "{m}"], 1, "hello.txt"),

@@ -58,7 +58,12 @@ def seen(number: int = 0, **more: Any) -> Seen:
 
 ANSWER = types.SimpleNamespace(f_namemax=255)
 DEAD = Seen(MOUNT, "dead", None, "its daemon has ended: egofs mount ego4d /mnt/ego4d mounts it again")
-REFUSAL = {"refused_at": time.time() - 190.0, "message": "read x: refused to profile 'ego4d': renew the keys"}
+REFUSAL = {"refused_at": 0.0, "message": "read x: refused to profile 'ego4d': renew the keys"}
+
+
+@pytest.fixture(autouse=True)
+def _refused_three_minutes_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REFUSAL, "refused_at", time.time() - 190.0)
 
 
 # -- states

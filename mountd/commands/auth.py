@@ -4,8 +4,14 @@ from pathlib import Path
 
 import click
 
+_EPILOG = """\b
+  egofs auth gdrive                     in a browser on this machine
+  egofs auth gdrive --no-browser        in one elsewhere
+  egofs auth gdrive --check             whose they are, and whether they work
+"""
 
-@click.group("auth")
+
+@click.group("auth", epilog=_EPILOG)
 def command() -> None:
     """Makes the credentials that a store wants, once."""
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mountd.cachecontrol import User, Users
 
 _EPILOG = """\b
-  egofs cache info                          of ~/.cache/egofs, or --cache-dir DIR
-  egofs cache verify --repair               drop what the disk has garbled
+  egofs cache info                        of ~/.cache/egofs, or --cache-dir DIR
+  egofs cache verify --repair             drop what the disk has garbled
   egofs cache clear --older-than 30d
-  egofs cache resize 200G --mount ~/data    until that mount ends
+  egofs cache resize 200G --mount ~/data  until that mount ends
 """
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mountd.doctor.finding import Finding
 
 _EPILOG = """\b
-  egofs doctor                                     this machine, and what is mounted
-  egofs doctor ego4d -o aws_profile=ego4d          and whether that can be mounted
-  egofs doctor lab.toml --offline                  asking no store
-  egofs doctor ~/data                              one mount
+  egofs doctor                              this machine, and what is mounted
+  egofs doctor ego4d -o aws_profile=ego4d   and whether that can be mounted
+  egofs doctor lab.toml --offline           asking no store
+  egofs doctor ~/data                       one mount
 """
 _COLOURS = {"ok": "green", "skipped": "bright_black", "warning": "yellow", "problem": "red"}
 _MARKS = {"ok": "ok", "skipped": "-", "warning": "warning", "problem": "PROBLEM"}

@@ -6,8 +6,13 @@ import click
 
 from mountd import install
 
+_EPILOG = """\b
+  sudo egofs install
+  sudo mount -t egofs demo /mnt/demo
+"""
 
-@click.command("install")
+
+@click.command("install", epilog=_EPILOG)
 @click.option("--root", type=click.Path(path_type=Path), help="Put everything below this folder, for a package.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 def command(root: Path | None, dry_run: bool) -> None:

@@ -8,8 +8,13 @@ import click
 from mountd import mounts, shown
 from vfs.errors import OptionError
 
+_EPILOG = """\b
+  egofs invalidate ~/data/annotations       a folder with all below it
+  egofs invalidate ~/data                   everything
+"""
 
-@click.command("invalidate")
+
+@click.command("invalidate", epilog=_EPILOG)
 @click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
 def command(paths: tuple[Path, ...]) -> None:
     """Has the store asked anew for what is at PATH, a file or a folder with all below it, when it is next looked at.

@@ -8,8 +8,12 @@ import click
 
 from mountd import process, shown
 
+_EPILOG = """\b
+  egofs lmdb merge e4                   both families' features as one
+"""
 
-@click.group("lmdb")
+
+@click.group("lmdb", epilog=_EPILOG)
 def command() -> None:
     """Works on LMDBs of features."""
 

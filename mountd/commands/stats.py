@@ -11,9 +11,13 @@ from mountd import mounts, process, shown
 from vfs.errors import OptionError
 
 _T = TypeVar("_T")
+_EPILOG = """\b
+  egofs stats ~/a101 -O stats.pkl       as training code reads it
+  egofs stats ~/a101/recordings --views e4 --format csv
+"""
 
 
-@click.command("stats")
+@click.command("stats", epilog=_EPILOG)
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["pickle", "json", "csv"]), help="As FILE's suffix says, or json.")
 @click.option("-O", "--output", "file", type=click.Path(path_type=Path), help="Where to write it, instead of here.")

@@ -11,8 +11,14 @@ import click
 
 from mountd import process, standing, survey
 
+_EPILOG = """\b
+  egofs status
+  egofs status --watch
+  egofs status --json | jq '.mounts[].pid'
+"""
 
-@click.command("status")
+
+@click.command("status", epilog=_EPILOG)
 @click.argument("directory", required=False)  # no click.Path: that looks at it, and a mount may hang
 @click.option("--json", "as_json", is_flag=True, help='For programs: {"mounts": [{"mountpoint", "source", "pid", …}]}.')
 @click.option("--watch", is_flag=True, help="A live screen; Ctrl-C ends it.")

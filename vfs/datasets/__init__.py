@@ -9,6 +9,7 @@ which defines
     class Options                                            its mount options, an option group (vfs.options)
     def default_source(options, state: Path) -> str          the source's URL when the person names none;
                                                              raises OptionError if there has to be one
+    STORE: str                                               if that is always of one store: its scheme
     def open_dataset(source: Source, options, state: Path) -> Dataset
                                                              `state`: a folder for what it parsed, which need not be
                                                              there, nor be writable
@@ -18,9 +19,10 @@ A dataset may have a `source` of its own, around the one that it was given: then
 Any thread may call any method of a dataset.
 """
 
+import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import ModuleType
@@ -106,9 +108,10 @@ class Dataset(Protocol):
         return iter(())
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> Sequence[str]:
     """The datasets there are."""
-    return sorted({m.name for m in pkgutil.iter_modules(__path__)} - _NOT_DATASETS)
+    return tuple(sorted({m.name for m in pkgutil.iter_modules(__path__)} - _NOT_DATASETS))
 
 
 def module_for(name: str) -> ModuleType:

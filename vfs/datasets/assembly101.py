@@ -77,6 +77,8 @@ _SPLITS = ("annotations/coarse-annotations/coarse_splits", "coarse-annotations/c
 _SPLIT_FILE = re.compile(r"(train|val|validation|test)_coarse_\w+\.txt")
 _SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
+STORE = "hf"
+
 
 @option_group
 class Options:

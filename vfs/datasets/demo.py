@@ -28,6 +28,8 @@ TREE = "demo-v3"
 _GUESTS = ("ego4d", "egoexo4d", "kinetics")
 """Datasets that are shown in a folder of their name."""
 
+STORE = "local"
+
 
 def default_source(options: Options, state: Path) -> str:
     """The demo's tree below `state`, made (some seconds) when it is not there."""

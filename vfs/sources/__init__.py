@@ -21,6 +21,7 @@ list all that stands below a folder at once has `deep_page` (Deep). A wrapper lo
 isinstance; what wraps a source has these where the source has them.
 """
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
@@ -213,10 +214,11 @@ def following(folder: str, after: str, part: Page) -> str:
     return part.after
 
 
-def names() -> list[str]:
+@functools.cache
+def names() -> Sequence[str]:
     """The stores there are, by scheme."""
     found = {module.name for module in pkgutil.iter_modules(__path__)} - _NOT_STORES
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def module_for(url: str) -> ModuleType:

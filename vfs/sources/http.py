@@ -25,7 +25,7 @@ from vfs import filelist, web, weblisting
 from vfs.errors import AccessDenied, CorruptData, EgofsError, NotFound, OptionError, SourceError
 from vfs.extent import parse_content_range
 from vfs.flight import Flights
-from vfs.options import option, option_group
+from vfs.options import option, option_group, whole_path
 from vfs.sources import UNKNOWN_SIZE, Credentials, Listed, ObjectInfo, token_in
 from vfs.tokenfile import NetrcFile, TokenFile
 
@@ -45,7 +45,7 @@ _BY_TIME = "modified "  # begins the version of a file that has no ETag
 
 def _local_or_not(text: str) -> str:
     """A manifest's file by its whole path, now that the working directory is that of who typed it."""
-    return str(Path(text).expanduser().absolute()) if text.startswith(("~", "./", "../")) else text
+    return str(whole_path(text)) if text.startswith(("~", "./", "../")) else text
 
 
 @option_group

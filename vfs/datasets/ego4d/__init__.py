@@ -82,6 +82,8 @@ _FRAMES = FrameRule(
 # Names of videos by view (by-…), value and dataset.
 _Groups = dict[str, dict[str, dict[str, list[str]]]]
 
+STORE = "s3"
+
 
 @option_group
 class Options:

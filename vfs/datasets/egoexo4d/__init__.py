@@ -61,6 +61,8 @@ _CLIP = re.compile(rf"start[^_]+_end[^_]+_{_VIDEO.pattern}")
 _VRS = re.compile(r"(?P<camera>[^_]+)(?:_noimagestreams)?\.vrs")
 _FEATURES = re.compile(rf"(?P<take_uid>{_UUID})(?:_(?P<camera>[^_]+)_(?P<stream>[^_.]+))?\.\w+")
 
+STORE = "s3"
+
 
 @option_group
 class Options:

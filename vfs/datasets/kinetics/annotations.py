@@ -9,7 +9,6 @@ this machine become objects of the mounted source (`Beside`), so that `annotatio
 Called by both datasets. Any thread may call; what lists blocks.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from vfs import sources
 from vfs.datasets.kinetics.store import RELEASE_FOLDER
 from vfs.errors import NotFound, OptionError
+from vfs.options import whole_path
 from vfs.sources import Listed, ObjectInfo, Source
 
 FOLDERS = ("annotations", "kinetics_csv", "ava_kinetics_csv")
@@ -99,7 +99,7 @@ class Beside:
 
 def absolute(text: str) -> str:
     """What the option `csv` names: an absolute path where there is such a file or folder here, else a key."""
-    path = Path(os.path.expanduser(text)).absolute()
+    path = whole_path(text)
     return str(path) if path.exists() else text.strip("/")
 
 
