@@ -220,7 +220,8 @@ def test_one_mount_is_told_whole() -> None:
 
 
 def test_a_refusal_is_told_once() -> None:
-    status = told(credentials=REFUSAL, last_error=f"12:00 ERROR {REFUSAL['message']}")
+    access = {"state": "refused", "whose": "profile 'ego4d'"}
+    status = told(credentials=REFUSAL, access=access, last_error=f"12:00 ERROR {REFUSAL['message']}")
     lines = list(standing.of_one(Seen(MOUNT, "live", status)))
     assert [line for line in lines if "renew" in line] == [
         f"  access     profile 'ego4d': refused 3 min ago: {REFUSAL['message']}"
