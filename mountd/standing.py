@@ -97,11 +97,12 @@ def facts(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "listings", f"the oldest was made {ago(status['oldest_listing_at'])}"
     for each in status["under_way"]:
         yield each["kind"], under_way(each)
-    if asked["failures"] or status["last_error"]:
+    last = last_error(status)
+    if asked["failures"] or last:
         bugs = f", {asked['bugs']} of them bugs" if asked["bugs"] else ""
-        yield "failures", f"{asked['failures']}{bugs}; the last line of .egofs/errors.log:"
-        if status["last_error"]:
-            yield "", status["last_error"]
+        yield "failures", f"{asked['failures']}{bugs}" + ("; the last line of .egofs/errors.log:" if last else "")
+    if last:
+        yield "", last
     if status["log"]:
         yield "log", status["log"]
 
@@ -112,6 +113,12 @@ def access(status: dict[str, Any]) -> str:
     if refusal := status["credentials"]:
         return f"{whose}: refused {ago(refusal['refused_at'])}: {refusal['message']}"
     return f"{whose}: {status['access']['state']}"
+
+
+def last_error(status: dict[str, Any]) -> str | None:
+    """The last line of the log of errors, where that is not the refusal that is told anyway."""
+    last, refusal = status["last_error"], status["credentials"]
+    return None if last and refusal and last.endswith(refusal["message"]) else last
 
 
 def amplification(status: dict[str, Any]) -> str:

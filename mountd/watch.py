@@ -240,7 +240,7 @@ def _single(seen: Seen, pace: Pace, width: int) -> Iterable[Text]:
 def _notes(seen: Seen) -> Iterable[str]:
     """What somebody should hear of."""
     yield from standing.troubles(seen)
-    if seen.status is not None and (last := seen.status["last_error"]):
+    if seen.status is not None and (last := standing.last_error(seen.status)):
         yield f"{seen.status['asked']['failures']} failures; the last line of the log: {last}"
 
 

@@ -224,7 +224,13 @@ def test_another_users_mount_is_told_as_far_as_it_lets_us_in(folder: Path, tmp_p
 def test_without_a_terminal_watching_is_the_plain_text_again_and_again(folder: Path, tmp_path: Path) -> None:
     with mounted(folder, tmp_path / "m", cache=tmp_path / "c") as mount:
         command = [*EGOFS, "status", str(mount.directory), "--watch", "--interval", "0.2"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        # As a terminal has it: what runs these tests in the background may ignore the signal.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        with watching:
             assert watching.stdout is not None
             assert watching.stderr is not None
             heads = 0

@@ -224,6 +224,18 @@ def test_one_mount_is_told_whole() -> None:
     assert max(len(line) for line in rest if "access" not in line) <= 100
 
 
+def test_a_refusal_is_told_once() -> None:
+    access = {"state": "refused", "whose": "profile 'ego4d'"}
+    status = told(credentials=REFUSAL, access=access, last_error=f"12:00 ERROR {REFUSAL['message']}")
+    lines = list(standing.of_one(Seen(MOUNT, "live", status)))
+    assert [line for line in lines if "renew" in line] == [
+        f"  access     profile 'ego4d': refused 3 min ago: {REFUSAL['message']}"
+    ]
+    assert [line for line in screen([Seen(MOUNT, "live", status)], 120, 40) if "renew" in line] == [
+        f"  ! refused 3 min ago: {REFUSAL['message']}"
+    ]
+
+
 def test_a_mount_without_a_cache_is_told_without_one() -> None:
     status = told()
     del status["cache"]
