@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vfs.video
-from mountd import control, mounts
+from mountd import control, mounts, warm
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -31,6 +31,7 @@ from vfs.datasets import Dataset
 from vfs.disk import Disk
 from vfs.errors import EgofsError, OptionError
 from vfs.mounted import MountedDataset
+from vfs.node import Directory
 from vfs.options import as_dict
 from vfs.sources import Source
 from vfs.sources.ahead import AheadSource
@@ -156,8 +157,9 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
             errors,
             dataset.missing if type(dataset).missing is not Dataset.missing else None,
         )
+        shown_root = RootWithAbout(root, about)
         operations = Operations(
-            RootWithAbout(root, about),
+            shown_root,
             uid=config.mount.uid,
             gid=config.mount.gid,
             umask=config.mount.umask,
@@ -166,7 +168,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
         def answers() -> None:
             nonlocal server
-            server = _open_control(mountpoint, about.status, mounted)
+            server = _open_control(mountpoint, about.status, mounted, shown_root)
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
 
         serve(
@@ -184,10 +186,11 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
 
 def _open_control(
-    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset
+    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset, root: Directory
 ) -> control.Server | None:
     """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
     operations: dict[str, control.Operation] = {"status": lambda words, call: status()}
+    operations |= warm.operations(mounted, root)
     device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
     if device is None:
         return None

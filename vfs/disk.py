@@ -21,7 +21,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -69,10 +69,12 @@ _SWEEP_S = 0.1
 _PATIENCE = 3
 _PAUSE_S = 60.0
 _CLOSE_S = 20.0
+# Who waits for room looks so often whether it is still wanted.
+_LOOK_S = 0.1
 _FAILURES = (OSError, sqlite3.Error)
 _DATABASE = "index.sqlite"
 _SCHEMA_VERSION = 1
-_NUMBERS = "SELECT number FROM value WHERE owner = ?"
+_NUMBERS, _SIZES = (f"SELECT owner, {column} FROM value WHERE owner" for column in ("number", "file_bytes"))
 # Rows of one statement; SQLite allows 32,766 words in one since 3.32, 999 before.
 _ROWS = 200
 _IS_COUNTED = "SELECT 1 FROM value WHERE owner = ? AND number = ?"
@@ -248,9 +250,29 @@ class Disk:
             if is_first or self._queued_bytes - self._taken_bytes >= _WORTH_BYTES:
                 self._wake.notify()
 
+    def keep_surely(
+        self, key: Key, data: Buffer, is_wanted: Callable[[], bool], *, filled: bool = False
+    ) -> memoryview | None:
+        """`keep`, where room in the queue is waited for. None where it is not wanted any more or the disk is resting."""
+        whole = file_bytes_of(len(data))
+        while self._queued_bytes + whole > _QUEUE_BYTES and whole <= self.limit_bytes and is_wanted():
+            with self._lock:
+                self._done.wait(_LOOK_S)
+        return self.keep(key, data, filled=filled)
+
+    def await_turn(self, is_wanted: Callable[[], bool]) -> None:
+        """Returns when little enough waits to be written that more may be fetched, or it is not wanted any more."""
+        while self.is_behind() and is_wanted():
+            with self._lock:
+                self._done.wait(_LOOK_S)
+
     def is_behind(self) -> bool:
         """Whether so much waits to be written that more should not be fetched unasked."""
         return self._queued_bytes > _BEHIND_BYTES
+
+    def is_writing(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._queue)
 
     def discard(self, key: Key) -> None:
         """The value is damaged or superseded: it is removed."""
@@ -293,14 +315,71 @@ class Disk:
         """Bytes that the files take, with those of other processes."""
         return int(self._ask("SELECT file_bytes FROM total"))
 
+    def room_bytes(self) -> int:
+        """What the files may take in all, now: the limit, held to what is free on the disk."""
+        return self._limit(self.used_bytes())
+
     def kept_of(self, owner: bytes) -> set[int]:
         """The numbers of the values that are kept of an owner."""
+        return set(self.kept_of_all([owner]).get(owner, ()))
+
+    def kept_of_all(self, owners: Iterable[bytes]) -> dict[bytes, list[int]]:
+        """The numbers of the values that are kept of each of many owners, of those that have any."""
+        return self._grouped(_NUMBERS, owners)
+
+    def bytes_of_all(self, owners: Iterable[bytes]) -> dict[bytes, int]:
+        """What the files of each of many owners take, of those that have any."""
+        return {owner: sum(sizes) for owner, sizes in self._grouped(_SIZES, owners).items()}
+
+    def _grouped(self, statement: str, owners: Iterable[bytes]) -> dict[bytes, list[int]]:
+        found: dict[bytes, list[int]] = {}
+        asked = [*owners]
         try:
-            with self._database_lock:
-                return {number for (number,) in self._database.execute(_NUMBERS, (owner,)).fetchall()}
+            for at in range(0, len(asked), _ROWS):
+                some = asked[at : at + _ROWS]
+                places = ",".join("?" * len(some))
+                with self._database_lock:
+                    rows = self._database.execute(f"{statement} IN ({places})", some).fetchall()
+                for owner, number in rows:
+                    found.setdefault(owner, []).append(number)
         except _FAILURES as failure:
             self._failed(failure)
-            return set()
+        return found
+
+    def holds(self, key: Key, length: int | None) -> bool:
+        """Whether there is such a value (of that length, if one is said), written or waiting to be. Then it counts as
+        used. Reads none of it. May block."""
+        if key not in self._queue:
+            try:
+                size_bytes = os.stat(self._path(key)).st_size
+            except OSError:  # whoever wants the value meets the failure
+                return False
+            if length is not None and size_bytes != file_bytes_of(length):
+                return False
+            self.used(key)
+        return True
+
+    def evict(self, owners: Sequence[bytes], numbers: Container[int] | None = None) -> int:
+        """Removes all values of these owners (of these numbers, if any are said) that are written, and gives how many
+        bytes their files took.
+
+        One that is open keeps its place on the disk until it is closed. Raises OSError, sqlite3.Error.
+        """
+        freed = 0
+        for at in range(0, len(owners), _ROWS):
+            some = owners[at : at + _ROWS]
+            places = ",".join("?" * len(some))
+            with self._database_lock:
+                rows = self._database.execute(
+                    f"SELECT owner, number, file_bytes FROM value WHERE owner IN ({places})", some
+                ).fetchall()
+                rows = [row for row in rows if numbers is None or row[1] in numbers]
+                # In parts, so that whoever reads does not wait long for the accounting.
+                for first in range(0, len(rows), _BATCH_VALUES):
+                    part = rows[first : first + _BATCH_VALUES]
+                    self._drop_files([row[:2] for row in part])
+                    freed += sum(row[2] for row in part)
+        return freed
 
     def _ask(self, question: str, *values: object) -> int:
         try:
@@ -442,9 +521,7 @@ class Disk:
         """Evicts what was used longest ago until the coming bytes fit. Called with the database's lock."""
         database = self._database
         total = int(database.execute("SELECT file_bytes FROM total").fetchone()[0])
-        disk = os.statvfs(self._folder)
-        free = disk.f_bavail * disk.f_frsize - min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
-        limit = min(self.limit_bytes, total + free)
+        limit = self._limit(total)
         if total + coming <= limit:
             return
         if self._used:
@@ -466,11 +543,20 @@ class Disk:
                 if coming > limit:
                     raise OSError("no room is left on the cache's disk")
                 return
-            self._remove(victims)
-            for key in victims:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._path(key))
-                self._on_eviction(key)
+            self._drop_files(victims)
+
+    def _limit(self, used_bytes: int) -> int:
+        disk = os.statvfs(self._folder)
+        free = disk.f_bavail * disk.f_frsize - min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 20)
+        return min(self.limit_bytes, used_bytes + free)
+
+    def _drop_files(self, keys: list[Key]) -> None:
+        """Called with the database's lock."""
+        self._remove(keys)
+        for key in keys:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(key))
+            self._on_eviction(key)
 
     def _remove(self, keys: list[Key]) -> None:
         with self._database as database:

@@ -57,7 +57,7 @@ class MountedDataset:
         self.catalog = Catalog(catalog_file, space, dataset.entries, listing_age_s, dataset.unpack)
         self.sizes = Sizes(source, self.catalog, dataset.sizes_ahead)
         self.shelf = frames.VideoShelf(disk)
-        self._disk = disk
+        self.disk = disk
         self.show_frames = show_frames
         self._siblings = Siblings(CHUNK_BYTES)
 
@@ -126,6 +126,10 @@ class MountedDataset:
             lambda: all(self.catalog.known(path) == listing for path, listing in through.items()),
         )
 
+    def has_frames(self, folder: str, known: Folder) -> bool:
+        """Whether a folder, whose listing is `known`, shows frames."""
+        return self.show_frames and (known.has_videos or self.dataset.has_parts(folder))
+
     def close(self) -> None:
         """Releases decoders, database and connections."""
         self.shelf.close()
@@ -133,8 +137,8 @@ class MountedDataset:
         self.catalog.close()
         if self.cache is not None:
             self.cache.close()
-        elif self._disk is not None:
-            self._disk.close()
+        elif self.disk is not None:
+            self.disk.close()
         self.source.close()
 
 
@@ -200,8 +204,7 @@ class FolderNode(Directory):
         return ObjectNode(self._mounted, self._path, entry, valid_s)
 
     def _has_frames(self, known: Folder) -> bool:
-        mounted = self._mounted
-        return mounted.show_frames and (known.has_videos or mounted.dataset.has_parts(self._path))
+        return self._mounted.has_frames(self._path, known)
 
     def _frames(self, known: Folder, variant: frames.Variant) -> frames.FramesDirectory:
         attributes = Attributes(0, 0, self._mounted.catalog.valid_s(known))

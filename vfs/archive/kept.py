@@ -103,6 +103,11 @@ class Kept:
 
         return self._kept(archive, part, make)
 
+    def being_made(self) -> list[tuple[str, int, int]]:
+        """What indices are being made of: the archive's name, how much of it was read and how large it is, in bytes."""
+        with self._lock:
+            return [(making.name, making.done_bytes, making.size_bytes) for making in self._making.values()]
+
     def close(self) -> None:
         """Gives up what is being made."""
         with self._lock:

@@ -21,7 +21,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,6 +131,12 @@ class ArchiveSource:
         except (Changed, NotFound):
             self._forget(archive.key)
             raise
+
+    def being_indexed(self) -> Sequence[tuple[str, int, int]]:
+        """The archives that are being read for their indices: key, bytes read so far, and size."""
+        with self._lock:
+            opened = self._made
+        return opened[0].being_made() if opened is not None else []
 
     def close(self) -> None:
         """Gives up the indices that are being made, and ends the inner source's connections."""
