@@ -190,7 +190,7 @@ def _open_control(
 ) -> control.Server | None:
     """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
     operations: dict[str, control.Operation] = {"status": lambda words, call: status()}
-    operations |= warm.operations(mounted, root)
+    operations |= warm.operations(mounted, root, mountpoint)
     device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
     if device is None:
         return None

@@ -64,7 +64,8 @@ def _long(row: dict[str, Any]) -> str:
     sized = "-" if row["kind"] == "d" else "?" if size is None else _size(size)
     when = _time(row["mtime_ns"])
     target = f" → {_shown(row['target'])}" if row["kind"] == "l" else ""
-    return f"{row['kind']} {sized:>6} {share:>4} {_size(there) if there else '-':>6}  {when}  {_shown(row['name'])}{target}"
+    columns = f"{row['kind']} {sized:>6} {share:>4} {_size(there) if there else '-':>6}  {when}"
+    return f"{columns}  {_shown(row['name'])}{target}"
 
 
 def _size(count: int) -> str:

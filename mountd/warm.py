@@ -7,6 +7,7 @@ root; answers are JSON. Called by daemon.py; each call comes in a thread of its 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mountd.control import Call, Operation
@@ -17,9 +18,9 @@ from vfs.node import Directory
 from vfs.warming import JOBS, MOST_JOBS, Counts, Progress, Warming
 
 
-def operations(mounted: MountedDataset, root: Directory) -> dict[str, Operation]:
+def operations(mounted: MountedDataset, root: Directory, mountpoint: Path) -> dict[str, Operation]:
     """By name. Progress of warm, check and evict has the fields of vfs.warming.Progress."""
-    warming, listing = Warming(mounted), Listing(mounted, root)
+    warming, listing = Warming(mounted, f"{mountpoint}/"), Listing(mounted, root, f"{mountpoint}/")
 
     def require(words: dict[str, Any], call: Call) -> dict[str, Any]:
         warming.require(_paths(words))

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -31,7 +31,7 @@ def run(words: Sequence[str], what: str, words_of: Mapping[str, Any], *, as_json
             control.ask(mount, "require", {"paths": paths}, timeout_s=_SILENCE_S)
     results = []
     for mount, paths in found.items():
-        with _screen(mount, what, quiet) as screen:
+        with _screen(mount, quiet) as screen:
             try:
                 done = control.ask(mount, what, {"paths": paths, **words_of}, screen.show, timeout_s=_SILENCE_S)
             except KeyboardInterrupt:
@@ -139,23 +139,34 @@ def _seconds(seconds: float) -> str:
 # -- how far it is
 
 
-class _Screen:
-    """Where nothing is shown; remembers what was told last."""
+class Screen(Protocol):
+    """Shows how far it is; `last` is what was told last."""
 
     last: Facts
 
-    def __init__(self) -> None:
-        self.last = {}
-
     def show(self, facts: Facts) -> None:
-        """Takes what a daemon tells."""
-        self.last = facts
+        """Takes what a daemon tells (vfs.warming.Progress)."""
+        ...
 
     def close(self) -> None:
         """Shows nothing any more."""
+        ...
 
 
-class _Lines(_Screen):
+class _Nothing:
+    """Shows nothing."""
+
+    def __init__(self) -> None:
+        self.last: Facts = {}
+
+    def show(self, facts: Facts) -> None:
+        self.last = facts
+
+    def close(self) -> None:
+        pass
+
+
+class _Lines(_Nothing):
     """A line now and then, for logs."""
 
     def __init__(self, mount: mounts.Mount) -> None:
@@ -191,9 +202,10 @@ def _indexing(facts: Facts) -> str:
 
 
 @contextmanager
-def _screen(mount: mounts.Mount, what: str, quiet: bool) -> Iterator[_Screen]:
+def _screen(mount: mounts.Mount, quiet: bool) -> Iterator[Screen]:
+    screen: Screen
     if quiet:
-        screen = _Screen()
+        screen = _Nothing()
     elif sys.stderr.isatty():
         from mountd.warmscreen import Bars
 

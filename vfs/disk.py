@@ -253,7 +253,7 @@ class Disk:
     def keep_surely(
         self, key: Key, data: Buffer, is_wanted: Callable[[], bool], *, filled: bool = False
     ) -> memoryview | None:
-        """`keep`, where room in the queue is waited for. None where it is not wanted any more or the disk is resting."""
+        """`keep`, where room in the queue is waited for. None where it is not wanted any more, or the disk rests."""
         whole = file_bytes_of(len(data))
         while self._queued_bytes + whole > _QUEUE_BYTES and whole <= self.limit_bytes and is_wanted():
             with self._lock:

@@ -43,8 +43,10 @@ class Row:
 class Listing:
     """Lists one mount."""
 
-    def __init__(self, mounted: MountedDataset, root: Directory) -> None:
-        """`root` is the mounted root, which may have more names than the dataset's."""
+    def __init__(self, mounted: MountedDataset, root: Directory, top: str = "") -> None:
+        """`root` is the mounted root, which may have more names than the dataset's; `top` stands before paths in
+        messages."""
+        self._top = top
         self._mounted = mounted
         self._root = root
 
@@ -58,7 +60,7 @@ class Listing:
             except NotFound:  # what the daemon adds to the dataset's root
                 return self._of_node(self._node(path), path)
         except (NotFound, NotADirectory) as failure:
-            raise OptionError(f"{path}: no such file or folder in the mount") from failure
+            raise OptionError(f"{self._top}{path}: no such file or folder") from failure
         if isinstance(place, FolderPlace):
             return True, self._of_folder(place.path)
         if isinstance(place, FilePlace):

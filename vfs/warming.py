@@ -122,8 +122,10 @@ class _BrokenOff(Exception):
 class Warming:
     """What can be warmed, looked at and taken out of one mount's cache."""
 
-    def __init__(self, mounted: MountedDataset) -> None:
+    def __init__(self, mounted: MountedDataset, top: str = "") -> None:
+        """`top` stands before paths in messages."""
         self._mounted = mounted
+        self._top = top
         self._disk = mounted.disk
         source = mounted.source
         self._archives = source if isinstance(source, ArchiveSource) else None
@@ -221,7 +223,7 @@ class Warming:
             facts["indexing"] = [name, done_bytes, size_bytes]
         return facts
 
-    def _being_indexed(self) -> list[tuple[str, int, int]]:
+    def _being_indexed(self) -> Sequence[tuple[str, int, int]]:
         return self._archives.being_indexed() if self._archives is not None else []
 
     def _walk(self, run: "_Run", *, with_frames: bool, may_read: bool, is_heard: bool = True) -> Walk:
@@ -233,14 +235,13 @@ class Warming:
             waits_on=lambda: run.is_wanted() and bool(self._being_indexed()),
         )
 
-    @staticmethod
-    def _places(walk: Walk, paths: Iterable[str]) -> list[Place]:
+    def _places(self, walk: Walk, paths: Iterable[str]) -> list[Place]:
         places = []
         for path in paths:
             try:
                 places.append(walk.place(path))
             except (NotFound, NotADirectory) as failure:
-                raise OptionError(f"{path}: no such file or folder in the mount") from failure
+                raise OptionError(f"{self._top}{path}: no such file or folder") from failure
         return places
 
     # -- what is there

@@ -15,8 +15,8 @@ _EPILOG = """\b
 def command(words: tuple[str, ...], long: bool, as_json: bool) -> None:
     """Lists folders of mounts, with what is on disk of each file; opens nothing and fetches nothing but listings.
 
-    Without PATH the current folder. Columns of -l: kind, size, share on disk, bytes on disk, time, name; those of a link
-    to a file are the file's. A ? stands for a size that nobody has asked the store for, a - where nothing is kept.
+    Without PATH the current folder. Columns of -l: kind, size, share on disk, bytes on disk, time, name; of a link to a
+    file they are the file's. A ? stands for a size that nobody has asked the store for, a - where nothing is kept.
     """
     from mountd import lister
 
