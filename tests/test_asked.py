@@ -59,7 +59,7 @@ def test_lists_have_a_path_a_line_whatever_its_bytes(places: Path) -> None:
 
 def test_a_list_of_a_mounts_own_paths_is_of_the_only_mount(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (places / "list").write_text("r/1/e1.mp4\n./r/2\n")
-    with pytest.raises(OptionError, match="r/1/e1.mp4: not in a mount"):
+    with pytest.raises(OptionError, match=r"r/1/e1\.mp4: not in a mount"):
         found("@list")
     only = mounts.egofs_mounts()[:1]
     monkeypatch.setattr(mounts, "egofs_mounts", lambda: only)

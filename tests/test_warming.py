@@ -558,8 +558,8 @@ def test_sizes_that_nobody_knows_are_not_asked_for_by_counting_and_listing(opene
 
 
 def test_a_table_of_what_was_seen_knows_all_that_was_added() -> None:
-    from vfs.walk import _Seen
+    from vfs.walk import Seen
 
-    seen = _Seen()
+    seen = Seen()
     assert all(seen.add(f"{n}") for n in range(20_000))
     assert not any(seen.add(f"{n}") for n in range(20_000))

@@ -108,7 +108,7 @@ class Walk:
         self._may_read = may_read
         self._on_failure = on_failure
         self._waits_on = waits_on
-        self._given = _Seen()
+        self._given = Seen()
         # What many paths, or links, ask for one after the other.
         self._through: dict[str, Folder] = {}
         self._recent: dict[str, ViewDirectory] = {}
@@ -340,7 +340,7 @@ class Walk:
         return Piece(_joined(path, name), video.file, start, length)
 
 
-class _Seen:
+class Seen:
     """A set of texts that is only added to: 8 bytes for each, in a table that is at most half full.
 
     Of a million texts two share 64 bits once in 37 million times.

@@ -39,7 +39,7 @@ from vfs.errors import (
 from vfs.mounted import MountedDataset
 from vfs.sources.archives import ArchiveSource
 from vfs.valuefile import file_bytes_of
-from vfs.walk import Pictures, Piece, Place, Walk
+from vfs.walk import Pictures, Piece, Place, Seen, Walk
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Warming:
         Raises OptionError for a path that is not there, and what `report` raises."""
 
         def work(run: _Run) -> tuple[Progress, Counts]:
-            return run.progress, self._count(run, run.progress.asked, paths, with_frames, is_heard=True)
+            return run.progress, self._count(run, run.progress.asked, paths, with_frames)
 
         return self._reporting(work, report)
 
@@ -174,7 +174,7 @@ class Warming:
             counting.join()
             self._settle(run, disk)
             run.progress.phase, run.room_bytes = "checking", None
-            return run.progress, self._count(run, Counts(), paths, with_frames, is_heard=False)
+            return run.progress, self._count(run, Counts(), paths, with_frames)
 
         return self._reporting(work, report)
 
@@ -226,12 +226,12 @@ class Warming:
     def _being_indexed(self) -> Sequence[tuple[str, int, int]]:
         return self._archives.being_indexed() if self._archives is not None else []
 
-    def _walk(self, run: "_Run", *, with_frames: bool, may_read: bool, is_heard: bool = True) -> Walk:
+    def _walk(self, run: "_Run", *, with_frames: bool, may_read: bool) -> Walk:
         return Walk(
             self._mounted,
             with_frames=with_frames,
             may_read=may_read,
-            on_failure=run.failed if is_heard else lambda path, failure: None,
+            on_failure=run.failed,
             waits_on=lambda: run.is_wanted() and bool(self._being_indexed()),
         )
 
@@ -247,16 +247,16 @@ class Warming:
     # -- what is there
 
     def _count_first(self, run: "_Run", paths: Sequence[str], with_frames: bool) -> None:
-        self._count(run, run.progress.asked, paths, with_frames, is_heard=False)
+        self._count(run, run.progress.asked, paths, with_frames)
         run.progress.is_counted = True
 
-    def _count(self, run: "_Run", counts: Counts, paths: Sequence[str], with_frames: bool, *, is_heard: bool) -> Counts:
+    def _count(self, run: "_Run", counts: Counts, paths: Sequence[str], with_frames: bool) -> Counts:
         """Adds what is asked for to `counts`, and how much of it is on disk. Some seconds for 100,000 files."""
-        walk = self._walk(run, with_frames=with_frames, may_read=False, is_heard=is_heard)
+        walk = self._walk(run, with_frames=with_frames, may_read=False)
         places = self._places(walk, paths)
         for some in _batches((piece for place in places for piece in walk.pieces(place)), _TOGETHER):
             self._count_pieces(run, counts, some)
-        walk = self._walk(run, with_frames=with_frames, may_read=False, is_heard=False)
+        walk = self._walk(run, with_frames=with_frames, may_read=False)
         for place in places:
             for pictures in walk.pictures(place):
                 self._count_pictures(run, counts, pictures)
@@ -304,11 +304,12 @@ class Warming:
                     self._bring(run, crew, piece)
             crew.finish()
         run.progress.phase = "making pictures"
-        walk = self._walk(run, with_frames=with_frames, may_read=True, is_heard=self.is_local)
+        walk = self._walk(run, with_frames=with_frames, may_read=True)
         # A video's pictures are made in order, by one of few processes: more at a time would only take memory.
         crew = _Crew(run, min(jobs, _VIDEOS))
         for place in places:
             for pictures in walk.pictures(place):
+                run.require_wanted()
                 crew.hand(partial(self._make, run, pictures))
         crew.finish()
         if self._mounted.cache is not None:
@@ -412,7 +413,7 @@ class Warming:
                 if piece.length not in (-1, piece.file.size_bytes):
                     end = piece.start + piece.length
                     freed += disk.evict([piece.file.owner], units_within(piece.start, end))
-        walk = self._walk(run, with_frames=with_frames, may_read=False, is_heard=False)
+        walk = self._walk(run, with_frames=with_frames, may_read=False)
         for place in places:
             for pictures in walk.pictures(place):
                 run.require_wanted()
@@ -445,6 +446,7 @@ class _Run:
         """What the disk may hold in all; None where that is not asked."""
         self.asked_disk_bytes = 0
         """What will stand there in the end."""
+        self._failed = Seen()
         self._ended = False
 
     def is_wanted(self) -> bool:
@@ -491,8 +493,10 @@ class _Run:
             self.stop(SourceError(f"a bug: {type(failure).__name__}: {failure}"))
 
     def failed(self, path: str, failure: EgofsError) -> None:
-        """Something cannot be had; the rest goes on."""
+        """Something cannot be had; the rest goes on. Of a path that is told twice only the first is heard."""
         with self.lock:
+            if not self._failed.add(path):
+                return
             self.progress.failed += 1
             if len(self.progress.failures) < _MOST_FAILURES:
                 self.progress.failures.append((path, str(failure)))
