@@ -364,8 +364,8 @@ def test_a_value_that_is_damaged_or_gone_on_disk_is_brought_again(opened: Openin
 def test_counting_many_files_asks_the_disk_in_few_questions(opened: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = opened(MemorySource({f"{n % 7}/{n:05}": b"x" for n in range(3000)}))
     asked = []
-    grouped = Disk._grouped
-    monkeypatch.setattr(Disk, "_grouped", lambda *words: asked.append(1) or grouped(*words))
+    kept_of_all = Disk.kept_of_all
+    monkeypatch.setattr(Disk, "kept_of_all", lambda *words: asked.append(1) or kept_of_all(*words))
     assert check(tree, "").files == 3000
     assert len(asked) <= 4
 

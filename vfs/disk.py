@@ -74,7 +74,7 @@ _LOOK_S = 0.1
 _FAILURES = (OSError, sqlite3.Error)
 _DATABASE = "index.sqlite"
 _SCHEMA_VERSION = 1
-_NUMBERS, _SIZES = (f"SELECT owner, {column} FROM value WHERE owner" for column in ("number", "file_bytes"))
+_NUMBERS = "SELECT owner, number FROM value WHERE owner"
 # Rows of one statement; SQLite allows 32,766 words in one since 3.32, 999 before.
 _ROWS = 200
 _IS_COUNTED = "SELECT 1 FROM value WHERE owner = ? AND number = ?"
@@ -325,13 +325,6 @@ class Disk:
 
     def kept_of_all(self, owners: Iterable[bytes]) -> dict[bytes, list[int]]:
         """The numbers of the values that are kept of each of many owners, of those that have any."""
-        return self._grouped(_NUMBERS, owners)
-
-    def bytes_of_all(self, owners: Iterable[bytes]) -> dict[bytes, int]:
-        """What the files of each of many owners take, of those that have any."""
-        return {owner: sum(sizes) for owner, sizes in self._grouped(_SIZES, owners).items()}
-
-    def _grouped(self, statement: str, owners: Iterable[bytes]) -> dict[bytes, list[int]]:
         found: dict[bytes, list[int]] = {}
         asked = [*owners]
         try:
@@ -339,25 +332,27 @@ class Disk:
                 some = asked[at : at + _ROWS]
                 places = ",".join("?" * len(some))
                 with self._database_lock:
-                    rows = self._database.execute(f"{statement} IN ({places})", some).fetchall()
+                    rows = self._database.execute(f"{_NUMBERS} IN ({places})", some).fetchall()
                 for owner, number in rows:
                     found.setdefault(owner, []).append(number)
         except _FAILURES as failure:
             self._failed(failure)
         return found
 
-    def holds(self, key: Key, length: int | None) -> bool:
-        """Whether there is such a value (of that length, if one is said), written or waiting to be. Then it counts as
-        used. Reads none of it. May block."""
-        if key not in self._queue:
-            try:
-                size_bytes = os.stat(self._path(key)).st_size
-            except OSError:  # whoever wants the value meets the failure
-                return False
-            if length is not None and size_bytes != file_bytes_of(length):
-                return False
-            self.used(key)
-        return True
+    def holds(self, key: Key, length: int | None = None) -> int:
+        """How many bytes the file of such a value (of that length, if one is said) takes, written or waiting to be; 0
+        where there is none. It counts as used. Reads none of it. May block."""
+        waiting = self._queue.get(key)
+        if waiting is not None:
+            return len(waiting)
+        try:
+            size_bytes = os.stat(self._path(key)).st_size
+        except OSError:  # whoever wants the value meets the failure
+            return 0
+        if length is not None and size_bytes != file_bytes_of(length):
+            return 0
+        self.used(key)
+        return size_bytes
 
     def evict(self, owners: Sequence[bytes], numbers: Container[int] | None = None) -> int:
         """Removes all values of these owners (of these numbers, if any are said) that are written, and gives how many

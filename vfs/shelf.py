@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -35,6 +35,7 @@ from vfs.errors import EgofsError, Unavailable, UndecodableVideo
 from vfs.flight import Flights
 from vfs.frameahead import FrameAhead, Next
 from vfs.units import Units
+from vfs.valuefile import file_bytes_of
 from vfs.video.form import Form
 
 if TYPE_CHECKING:
@@ -75,6 +76,14 @@ class Pictures:
     footage: "Footage"
     form: Form
     owner: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A picture that is on disk: what its file takes there, and whether it was made now."""
+
+    file_bytes: int
+    is_new: bool
 
 
 class VideoShelf:
@@ -223,21 +232,16 @@ class VideoShelf:
         mine = [frame for frame in frames if self._join(pictures, frame, waits=False)[1]]
         self._fly(pictures, mine, wanted, urgent=False)
 
-    @property
-    def keeps(self) -> bool:
-        """Whether pictures are kept on disk."""
-        return self._disk is not None
-
     def make_for_disk(
         self, pictures: Pictures, frames: Iterable[int], is_wanted: Callable[[], bool]
-    ) -> "Iterator[tuple[int, int | EgofsError]]":
-        """Has frames on disk: those that are not there are made, in order. Gives each, as it comes, with the bytes that
-        were written for it (0 for one that was there), or with why it cannot be had. Blocks.
+    ) -> "Generator[OnDisk | EgofsError, None, None]":
+        """Has frames on disk: those that are not there are made. Gives of each, in order, as it comes, that it is there
+        or why it cannot be had. Blocks.
 
         Ends before the last where it is not `wanted` any more. What is in memory for readers stays, and what is made
         for them goes first.
         """
-        coming: deque[tuple[int, Future[Encoded] | None]] = deque()
+        coming: deque[tuple[int, Future[Encoded] | OnDisk]] = deque()
         most = max(1, min(_MOST_AHEAD, _BATCH_BYTES // pictures.form.size_bytes))
         rest = iter(frames)
         try:
@@ -247,30 +251,31 @@ class VideoShelf:
                 if not coming:
                     return
                 frame, answer = coming[0]
-                if answer is not None and not _is_there(answer):
+                if isinstance(answer, Future) and not _is_there(answer):
                     continue
                 coming.popleft()
-                yield frame, 0 if answer is None else self._kept(pictures, frame, answer, is_wanted)
+                yield self._kept(pictures, frame, answer, is_wanted) if isinstance(answer, Future) else answer
         finally:
-            left = [answer for _, answer in coming if answer is not None]
-            if left:
-                self._decoders().drop(pictures.footage, left)
+            left = [answer for _, answer in coming if isinstance(answer, Future)]
+            if left and self._workers is not None:
+                self._workers.drop(pictures.footage, left)
 
-    def _asked(self, pictures: Pictures, frames: Sequence[int]) -> "list[tuple[int, Future[Encoded] | None]]":
-        """The frames, each with the answer to come of who makes it, or None where it is on disk."""
+    def _asked(self, pictures: Pictures, frames: Sequence[int]) -> "list[tuple[int, Future[Encoded] | OnDisk]]":
+        """The frames, each with the answer to come of who makes it, or as it is on disk."""
         assert self._disk is not None, "made for the disk"
-        missing = [frame for frame in frames if not self._disk.holds((pictures.owner, frame), None)]
+        held = {frame: self._disk.holds((pictures.owner, frame)) for frame in frames}
+        missing = [frame for frame in frames if not held[frame]]
         answers = (
             self._decoders().pictures(pictures.footage, pictures.form, missing, missing, urgent=False)
             if missing
             else []
         )
         made = dict(zip(missing, answers, strict=True))
-        return [(frame, made.get(frame)) for frame in frames]
+        return [(frame, made.get(frame) or OnDisk(held[frame], is_new=False)) for frame in frames]
 
     def _kept(
         self, pictures: Pictures, frame: int, answer: "Future[Encoded]", is_wanted: Callable[[], bool]
-    ) -> int | EgofsError:
+    ) -> "OnDisk | EgofsError":
         assert self._disk is not None, "made for the disk"
         try:
             encoded = answer.result()
@@ -280,7 +285,7 @@ class VideoShelf:
         data = encoded.file[: encoded.used_bytes]
         if self._disk.keep_surely((pictures.owner, frame), data, is_wanted, filled=True) is None and is_wanted():
             return Unavailable("the cache's disk does not keep it: egofs doctor may know why")
-        return encoded.used_bytes
+        return OnDisk(file_bytes_of(encoded.used_bytes), is_new=True)
 
     def drop(self, pictures: Pictures, frames: Iterable[int]) -> None:
         """Frames that were made ahead are not wanted any more: those that were not begun are not made."""

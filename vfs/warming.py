@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -37,6 +37,7 @@ from vfs.errors import (
     Unavailable,
 )
 from vfs.mounted import MountedDataset
+from vfs.shelf import OnDisk
 from vfs.sources.archives import ArchiveSource
 from vfs.valuefile import file_bytes_of
 from vfs.walk import Pictures, Piece, Place, Seen, Walk
@@ -164,14 +165,16 @@ class Warming:
         def work(run: _Run) -> tuple[Progress, Counts]:
             run.room_bytes = None if force else disk.room_bytes()
             places = self._places(self._walk(run, with_frames=with_frames, may_read=True), paths)
-            counting = threading.Thread(
-                target=run.guarded, args=(lambda: self._count_first(run, paths, with_frames),), daemon=True
-            )
-            counting.start()
-            counting.join(_COUNT_S)
-            run.require_wanted()
-            self._bring_all(run, places, with_frames, jobs)
-            counting.join()
+            with run.beside(lambda: self._count_first(run, paths, with_frames), _COUNT_S):
+                self._bring_bytes(run, places, with_frames, jobs)
+            run.progress.phase, run.progress.is_counted = "making pictures", False
+            counts = run.progress.asked
+            with run.beside(
+                # Their numbers stand in the videos, whose bytes are there by now.
+                lambda: self._count_pictures(run, counts, places, with_frames, may_read=True),
+                0,
+            ):
+                self._bring_pictures(run, places, with_frames, jobs)
             self._settle(run, disk)
             run.progress.phase, run.room_bytes = "checking", None
             return run.progress, self._count(run, Counts(), paths, with_frames)
@@ -247,20 +250,21 @@ class Warming:
     # -- what is there
 
     def _count_first(self, run: "_Run", paths: Sequence[str], with_frames: bool) -> None:
-        self._count(run, run.progress.asked, paths, with_frames)
+        self._count_bytes(run, run.progress.asked, paths, with_frames)
         run.progress.is_counted = True
 
     def _count(self, run: "_Run", counts: Counts, paths: Sequence[str], with_frames: bool) -> Counts:
         """Adds what is asked for to `counts`, and how much of it is on disk. Some seconds for 100,000 files."""
+        places = self._count_bytes(run, counts, paths, with_frames)
+        self._count_pictures(run, counts, places, with_frames, may_read=False)
+        return counts
+
+    def _count_bytes(self, run: "_Run", counts: Counts, paths: Sequence[str], with_frames: bool) -> list[Place]:
         walk = self._walk(run, with_frames=with_frames, may_read=False)
         places = self._places(walk, paths)
         for some in _batches((piece for place in places for piece in walk.pieces(place)), _TOGETHER):
             self._count_pieces(run, counts, some)
-        walk = self._walk(run, with_frames=with_frames, may_read=False)
-        for place in places:
-            for pictures in walk.pictures(place):
-                self._count_pictures(run, counts, pictures)
-        return counts
+        return places
 
     def _count_pieces(self, run: "_Run", counts: Counts, pieces: list[Piece]) -> None:
         run.require_wanted()
@@ -281,29 +285,37 @@ class Warming:
             run.asked_disk_bytes += 0 if self.is_local else whole * file_bytes_of(_UNIT) + file_bytes_of(rest)
         run.require_room()
 
-    def _count_pictures(self, run: "_Run", counts: Counts, pictures: Pictures) -> None:
-        run.require_wanted()
-        if pictures.stretch is None:
-            counts.unknown_videos += 1
-            return
-        frames = pictures.stretch.frames
-        counts.pictures += len(frames)
-        if self._disk is not None:
-            owner = pictures.stretch.series.pictures.owner
-            counts.pictures_on_disk += len(self._disk.kept_of(owner).intersection(frames))
-            run.asked_disk_bytes += self._disk.bytes_of_all([owner]).get(owner, 0)
+    def _count_pictures(
+        self, run: "_Run", counts: Counts, places: list[Place], with_frames: bool, *, may_read: bool
+    ) -> None:
+        walk = self._walk(run, with_frames=with_frames, may_read=may_read)
+        for pictures in (each for place in places for each in walk.pictures(place)):
+            run.require_wanted()
+            if pictures.stretch is None:
+                counts.unknown_videos += 1
+                continue
+            frames = pictures.stretch.frames
+            counts.pictures += len(frames)
+            if self._disk is not None:
+                kept = self._disk.kept_of(pictures.stretch.series.pictures.owner)
+                counts.pictures_on_disk += len(kept.intersection(frames))
+        run.progress.is_counted = True
 
     # -- bringing it
 
-    def _bring_all(self, run: "_Run", places: list[Place], with_frames: bool, jobs: int) -> None:
+    def _bring_bytes(self, run: "_Run", places: list[Place], with_frames: bool, jobs: int) -> None:
         run.progress.phase = "fetching"
-        if not self.is_local:
-            walk, crew = self._walk(run, with_frames=with_frames, may_read=True), _Crew(run, jobs)
-            for place in places:
-                for piece in walk.pieces(place):
-                    self._bring(run, crew, piece)
-            crew.finish()
-        run.progress.phase = "making pictures"
+        if self.is_local:
+            return
+        walk, crew = self._walk(run, with_frames=with_frames, may_read=True), _Crew(run, jobs)
+        for place in places:
+            for piece in walk.pieces(place):
+                self._bring(run, crew, piece)
+        crew.finish()
+        if self._mounted.cache is not None:
+            self._mounted.cache.rest_later()
+
+    def _bring_pictures(self, run: "_Run", places: list[Place], with_frames: bool, jobs: int) -> None:
         walk = self._walk(run, with_frames=with_frames, may_read=True)
         # A video's pictures are made in order, by one of few processes: more at a time would only take memory.
         crew = _Crew(run, min(jobs, _VIDEOS))
@@ -312,8 +324,6 @@ class Warming:
                 run.require_wanted()
                 crew.hand(partial(self._make, run, pictures))
         crew.finish()
-        if self._mounted.cache is not None:
-            self._mounted.cache.rest_later()
 
     def _bring(self, run: "_Run", crew: "_Crew", piece: Piece) -> None:
         """Has the units of a file fetched that are not there."""
@@ -367,13 +377,15 @@ class Warming:
         run.progress.now = pictures.path
         failures: list[EgofsError] = []
         try:
-            for _, outcome in self._mounted.shelf.make_for_disk(stretch.series.pictures, stretch.frames, run.is_wanted):
-                if isinstance(outcome, EgofsError):
+            shelf, frames = self._mounted.shelf, stretch.frames
+            with closing(shelf.make_for_disk(stretch.series.pictures, frames, run.is_wanted)) as coming:
+                for outcome in coming:
+                    if not isinstance(outcome, EgofsError):
+                        self._made(run, outcome)
+                        continue
                     failures.append(outcome)
                     if isinstance(outcome, _REFUSALS):
                         break
-                else:
-                    self._made(run, outcome)
         except EgofsError as failure:  # no decoder, say
             failures.append(failure)
         if failures and isinstance(failures[-1], _REFUSALS):
@@ -383,11 +395,11 @@ class Warming:
             run.failed(pictures.path, type(failures[0])(f"{failures[0]}{more}"))
 
     @staticmethod
-    def _made(run: "_Run", written_bytes: int) -> None:
+    def _made(run: "_Run", picture: OnDisk) -> None:
         with run.lock:
             run.progress.pictures += 1
-            run.progress.made_pictures += written_bytes > 0
-            run.asked_disk_bytes += file_bytes_of(written_bytes) if written_bytes else 0
+            run.progress.made_pictures += picture.is_new
+            run.asked_disk_bytes += picture.file_bytes
         run.require_room()
 
     @staticmethod
@@ -479,6 +491,19 @@ class _Run:
         with self.lock:
             self.refusal = self.refusal or refusal
         self.end()
+
+    @contextmanager
+    def beside(self, work: Callable[[], None], before_s: float) -> Iterator[None]:
+        """Does something in a thread while something else is done, which begins so much later at most."""
+        thread = threading.Thread(target=self.guarded, args=(work,), name="warming", daemon=True)
+        thread.start()
+        thread.join(before_s)
+        self.require_wanted()
+        yield
+        while thread.is_alive():
+            thread.join(_LOOK_S)
+            self.require_wanted()
+        self.require_wanted()
 
     def guarded(self, work: Callable[[], None]) -> None:
         """Does a part of it in a thread; what must not go on ends it."""
