@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
 from mountd import asked, control, mounts
 
 _SILENCE_S = 120.0
@@ -48,7 +50,11 @@ class _Writer:
             self._is_first = False
         else:
             out.write("".join(self._row(row) + _LINE_END for row in told["rows"]))
+        try:
             out.flush()
+        except BrokenPipeError:  # head(1) has seen enough
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is left is to be flushed at the end
+            raise click.exceptions.Exit(0) from None
 
     def _as_json(self, row: dict[str, Any]) -> str:
         return json.dumps({"path": f"{self._folder}/{row['name']}", **row})

@@ -63,7 +63,8 @@ def _say_warm(done: Facts, quiet: bool) -> None:
         text += f"; {shown.size(done['fetched_bytes'])} fetched"
     if done["made_pictures"]:
         text += f", {done['made_pictures']:,} pictures made"
-    shown.say(f"{text} in {_seconds(done['seconds'])}" + (f" ({shown.size(rate)}/s)" if done["fetched_bytes"] else ""))
+    is_rate = done["fetched_bytes"] and not done["made_pictures"]
+    shown.say(f"{text} in {_seconds(done['seconds'])}" + (f" ({shown.size(rate)}/s)" if is_rate else ""))
     if missing and not done["failed"]:
         shown.say("some went again, or could not be written: egofs cache info tells how much room there is")
 
@@ -183,14 +184,15 @@ class _Lines(_Nothing):
 
 def _line(facts: Facts) -> str:
     whole = facts["asked"]
-    if facts["phase"] in ("counting", "checking"):
-        text = f"{facts['phase']}: {whole['files']:,} files"
+    if facts["phase"] not in ("fetching", "making pictures"):
+        text = f"{facts['phase']}: {whole['files'] or facts['files']:,} files"
     else:
         more = "" if facts["is_counted"] else " so far"
-        text = f"{facts['phase']}: {shown.size(facts['bytes'])} of {shown.size(whole['bytes'])}{more}, "
+        text = f"{shown.size(facts['bytes'])} of {shown.size(whole['bytes'])}, "
         text += f"{facts['files']:,} of {whole['files']:,} files"
-        if facts["pictures"]:
-            text += f", {facts['pictures']:,} pictures"
+        if facts["phase"] != "fetching":
+            text = f"{facts['pictures']:,} of {whole['pictures']:,} pictures"
+        text = f"{facts['phase']}: {text}{more}"
     return text + _indexing(facts) + (f", {facts['failed']:,} failed" if facts["failed"] else "")
 
 

@@ -186,6 +186,46 @@ def test_a_mount_that_is_made_anew_goes_on_where_the_last_was_broken_off(opened:
     assert there.is_all_there
 
 
+def test_while_readers_fetch_a_quarter_of_the_jobs_goes_on(opened: Opening) -> None:
+    source = MemorySource({"a": NOISE} | {f"r{n}": NOISE[:UNIT] for n in range(200)})
+    tree = opened(source)
+    objects = [tree.catalog.lookup("", f"r{n}").object for n in range(200)]
+    together: list[int] = []
+    now = 0
+    lock = threading.Lock()
+    is_read = threading.Event()
+    read = source.read
+
+    def counted(obj: Any, start: int, length: int) -> bytes:
+        nonlocal now
+        if obj.key != "a":
+            return read(obj, start, length)
+        with lock:
+            now += 1
+            together.append(now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+        return read(obj, start, length)
+
+    source.read = counted  # type: ignore[method-assign]
+
+    def go_on_reading() -> None:
+        for obj in objects:
+            assert obj is not None
+            tree.object_file("", obj).fetch(0, 10)
+            if is_read.wait(0.02):
+                return
+
+    reader = threading.Thread(target=go_on_reading)
+    reader.start()
+    wait_until(lambda: source.reads)
+    assert warm(tree, "a", jobs=8)[1].is_all_there
+    is_read.set()
+    reader.join()
+    assert max(together) <= 2
+
+
 def test_a_reader_and_a_warming_of_the_same_file_fetch_it_once(opened: Opening) -> None:
     source = MemorySource({"a": NOISE[:UNIT]})
     tree = opened(source)

@@ -72,6 +72,8 @@ _WARM_AFTER = 3
 _SCRATCH_BYTES = 1 << 20
 # After so long without a read, memory is given back and the threads end.
 _IDLE_S = 10.0
+# Who reads on after a fetch fetches again within so long.
+_MOMENT_S = 0.5
 # A disk that is slower than the network is waited for before anything is fetched ahead, a little.
 _BEHIND_S = 2.0
 
@@ -123,7 +125,7 @@ class ChunkCache:
         self._readahead = Readahead(ahead_bytes)
         self._disk_turn = threading.Lock()
         self._fetchers = Fetchers(_FETCHERS, _IDLE_S, self._is_unused, self._give_back_memory)
-        self._read_at_s = 0.0
+        self._read_at_s = self._fetched_at_s = 0.0
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._disk = Disk(folder, limit_bytes, self._evicted) if folder is not None else None
 
@@ -364,6 +366,8 @@ class ChunkCache:
     ) -> None:
         whole = load or (is_wanted is None and flight.end - flight.start >= CHUNK_BYTES // 2)
         for start, end in self._missing(thing, flight, load=whole):
+            if is_wanted is None:
+                self._fetched_at_s = time.monotonic()
             data = thing.source.read(thing.info, start, end - start)
             if len(data) != end - start:
                 raise CorruptData(f"{thing.info.key}: {len(data)} bytes came for {end - start} at {start}")
@@ -494,6 +498,11 @@ class ChunkCache:
                 with suppress(EgofsError):  # who fetches it hears of it, and then it is fetched again
                     Flights.wait(flight.landed, thing.info.key)
         return 0
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether something is being fetched for readers, or was a moment ago."""
+        return time.monotonic() - self._fetched_at_s < _MOMENT_S
 
     def rest_later(self) -> None:
         """Sees that memory is given back when nothing has been read for a while."""

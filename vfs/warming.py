@@ -47,11 +47,14 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 JOBS = 16
-"""Requests under way where nothing else is asked for."""
+"""Requests under way where nothing else is asked for: of 200 MiB, at 20 ms to the first byte and 60 MB/s a connection,
+4 took 1.8 s, 8 0.9, 16 0.8 and 32 longer again, on two cores that others used too (measured)."""
 
 MOST_JOBS = 128
 # Videos whose pictures are made at the same time: there is a decoder's process for four cores.
 _VIDEOS = 4
+# While readers fetch, this part of the jobs does.
+_SHARE = 4
 _REPORT_S = 0.2
 # Before anything is fetched, what is asked for is counted, for so long; then it is counted while it is fetched.
 _COUNT_S = 5.0
@@ -179,7 +182,7 @@ class Warming:
             run.progress.phase, run.room_bytes = "checking", None
             return run.progress, self._count(run, Counts(), paths, with_frames)
 
-        return self._reporting(work, report)
+        return self._reporting(work, report, jobs)
 
     def evict(self, paths: Sequence[str], *, with_frames: bool, report: Report) -> tuple[Progress, int]:
         """Takes all of it out of the cache; gives what was asked for, and how many bytes became free on disk.
@@ -187,20 +190,20 @@ class Warming:
         Raises as `check` does."""
 
         def work(run: _Run) -> tuple[Progress, int]:
-            run.progress.phase = "evicting"
             places = self._places(self._walk(run, with_frames=with_frames, may_read=False), paths)
             if self._disk is None:
                 return run.progress, 0
             self._settle(run, self._disk)
+            run.progress.phase = "evicting"
             return run.progress, self._evict_all(run, self._disk, places, with_frames)
 
         return self._reporting(work, report)
 
     # -- who does it
 
-    def _reporting(self, work: "Callable[[_Run], _T]", report: Report) -> _T:
+    def _reporting(self, work: "Callable[[_Run], _T]", report: Report, jobs: int = 1) -> _T:
         """Has it done in another thread, and reports meanwhile."""
-        run, done = _Run(), Future[_T]()
+        run, done = _Run(jobs), Future[_T]()
 
         def run_it() -> None:
             try:
@@ -347,7 +350,8 @@ class Warming:
             fetched = 0
             while not file.has_failed:
                 try:
-                    fetched = file.piece.file.bring(start, length, run.is_wanted)
+                    with self._in_turn(run):
+                        fetched = file.piece.file.bring(start, length, run.is_wanted)
                     break
                 except Timeout:
                     if not run.is_wanted() or not self._being_indexed():
@@ -361,6 +365,18 @@ class Warming:
             if is_first:
                 run.failed(file.piece.path, failure)
             self._brought(run, file, 0, 0)
+
+    @contextmanager
+    def _in_turn(self, run: "_Run") -> Iterator[None]:
+        """Lets readers go first: while they fetch, few of the jobs do."""
+        cache = self._mounted.cache
+        while not run.begins(few=cache is not None and cache.is_fetching):
+            run.moment.wait(_LOOK_S)
+        try:
+            yield
+        finally:
+            with run.lock:
+                run.fetching -= 1
 
     @staticmethod
     def _brought(run: "_Run", file: "_File", length: int, fetched: int) -> None:
@@ -449,13 +465,18 @@ class _File:
 class _Run:
     """One warming: how far it is, and whether it goes on. `lock` is over the numbers of `progress`."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: int = 1) -> None:
         self.progress = Progress()
         self.lock = threading.Lock()
         self.refusal: EgofsError | None = None
         """Why it goes no further."""
         self.room_bytes: int | None = None
         """What the disk may hold in all; None where that is not asked."""
+        self.few = max(1, jobs // _SHARE)
+        """Of the jobs those that go on while readers fetch."""
+        self.fetching = 0
+        self.moment = threading.Event()
+        """Set at the end."""
         self.asked_disk_bytes = 0
         """What will stand there in the end."""
         self._failed = Seen()
@@ -465,9 +486,17 @@ class _Run:
         """Whether it goes on."""
         return not self._ended
 
+    def begins(self, *, few: bool) -> bool:
+        """Counts one that begins to fetch, unless there are to be `few` and these do already."""
+        with self.lock:
+            begins = not few or self.fetching < self.few or self._ended
+            self.fetching += begins
+            return begins
+
     def end(self) -> None:
         """Nothing is begun any more."""
         self._ended = True
+        self.moment.set()
 
     def require_wanted(self) -> None:
         """Raises _BrokenOff where it does not go on."""
