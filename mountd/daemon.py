@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import vfs.video
-from mountd import cachecontrol, control, invalidation, logs, mounts, notify, supervisor
+from mountd import cachecontrol, control, invalidation, logs, mounts, notify, supervisor, warm
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
 from mountd.facts import MountFacts
@@ -163,8 +163,9 @@ def _run(
             errors,
             dataset.missing if type(dataset).missing is not Dataset.missing else None,
         )
+        shown_root = RootWithAbout(root, about)
         operations = Operations(
-            RootWithAbout(root, about),
+            shown_root,
             uid=config.mount.uid,
             gid=config.mount.gid,
             umask=config.mount.umask,
@@ -192,6 +193,7 @@ def _run(
                     "options": lambda words, call: {"what": config.name, "options": config.values()},
                     "invalidate": invalidation.operation(mounted, operations),
                     **cachecontrol.operations(mounted.cache, disk),
+                    **warm.operations(mounted, shown_root, mountpoint),
                 },
             )
             facts.control = server.path if server else None

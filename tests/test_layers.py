@@ -19,7 +19,8 @@ TOP = Path(__file__).resolve().parent.parent
 # A module may import from the rows below its own. Those in one row know nothing of each other.
 LAYERS = (
     {"mountd"},
-    {"vfs.ops"},
+    {"vfs.ops", "vfs.warming", "vfs.listing"},
+    {"vfs.walk"},
     {"vfs.tree", "vfs.mounted"},
     {"vfs.datasets"},
     {"vfs.frames"},

@@ -64,13 +64,23 @@ def in_foreground(*arguments: str | Path, until: str, variables: dict[str, str] 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["status"], ["umount", "/"], ["--version"], ["cache", "--help"], ["doctor", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["status"],
+        ["umount", "/"],
+        ["warm", "/"],
+        ["ls", "/"],
+        ["--version"],
+        ["cache", "--help"],
+        ["doctor", "--help"],
+    ],
 )
 def test_commands_that_mount_nothing_import_nothing_of_a_mount(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-X", "importtime", *EGOFS[1:], *arguments], capture_output=True, text=True)
     modules = imported(done.stderr)
     assert "mountd.cli" in modules
-    assert not modules & {"attr", "trio", "pyfuse3", "sqlite3", "botocore", "mountd.config", *_DECODING}
+    assert not modules & {"attr", "trio", "pyfuse3", "sqlite3", "botocore", "mountd.config", "rich", *_DECODING}
 
 
 @pytest.mark.mount

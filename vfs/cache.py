@@ -20,8 +20,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import TypeAlias
 
 from vfs import malloc
 from vfs.disk import Disk
-from vfs.errors import CorruptData, EgofsError
+from vfs.errors import CorruptData, EgofsError, Unavailable
 from vfs.extent import Buffer, clip
 from vfs.fetchers import Fetchers, Work
 from vfs.flight import Flights
@@ -71,6 +72,8 @@ _WARM_AFTER = 3
 _SCRATCH_BYTES = 1 << 20
 # After so long without a read, memory is given back and the threads end.
 _IDLE_S = 10.0
+# Who reads on after a fetch fetches again within so long.
+_MOMENT_S = 0.5
 # A disk that is slower than the network is waited for before anything is fetched ahead, a little.
 _BEHIND_S = 2.0
 
@@ -97,13 +100,14 @@ Unit: TypeAlias = memoryview | Value
 class _Flight:
     """A range that is being fetched. `parts` are the units of it, by where they start, once `landed` has a result."""
 
-    __slots__ = ("end", "landed", "parts", "start")
+    __slots__ = ("end", "fetched_bytes", "landed", "parts", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
         self.parts: list[tuple[int, Unit]] = []
         self.landed: Future[None] = Future()
+        self.fetched_bytes = 0
 
 
 class ChunkCache:
@@ -125,7 +129,7 @@ class ChunkCache:
         self._readahead = Readahead(ahead_bytes)
         self._disk_turn = threading.Lock()
         self._fetchers = Fetchers(_FETCHERS, _IDLE_S, self._is_unused, self._give_back_memory)
-        self._read_at_s = 0.0
+        self._read_at_s = self._fetched_at_s = 0.0
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._disk = Disk(folder, limit_bytes, self._evicted) if folder is not None else None
 
@@ -160,16 +164,7 @@ class ChunkCache:
         """How many of an object's bytes are on disk; what several units hold counts once."""
         if self._disk is None:
             return 0
-        places = sorted(
-            (number // _LEVELS * UNIT_BYTES[number % _LEVELS], UNIT_BYTES[number % _LEVELS])
-            for number in self._disk.kept_of(thing.owner)
-        )
-        total = position = 0
-        for start, size in places:
-            end = min(start + size, thing.info.size_bytes)
-            total += max(0, end - max(start, position))
-            position = max(position, end)
-        return total
+        return covered_bytes(self._disk.kept_of(thing.owner), 0, thing.info.size_bytes)
 
     def let_go(self) -> None:
         """Closes values' files that nobody reads at the moment: one that was removed takes its space until then."""
@@ -336,9 +331,7 @@ class ChunkCache:
                 position = flight.end
             else:
                 position, begin = self._free_until(thing, position, end), position
-                flight = _Flight(begin, position)
-                for block in range(begin // BLOCK_BYTES, -(-position // BLOCK_BYTES)):
-                    self._flights[thing.owner, block] = flight
+                flight = self._take_off(thing, begin, position)
                 parts.append((begin, flight))
                 mine.append(flight)
         return parts, mine
@@ -374,11 +367,20 @@ class ChunkCache:
 
     # -- fetching
 
-    def _fly(self, thing: "CachedObject", flights: list[_Flight], *, load: bool) -> None:
-        """Gets the ranges of the caller's flights from disk or source, and ends each of them whatever happens."""
+    def _fly(
+        self,
+        thing: "CachedObject",
+        flights: list[_Flight],
+        *,
+        load: bool,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> None:
+        """Gets the ranges of the caller's flights from disk or source, and ends each of them whatever happens.
+
+        With `is_wanted` for the disk alone, which is waited for."""
         for number, flight in enumerate(flights):
             try:
-                self._fill(thing, flight, load=load)
+                self._fill(thing, flight, load=load, is_wanted=is_wanted)
             except BaseException as failure:
                 # Waiters must not share a KeyboardInterrupt or the like; for them the fetch has just failed.
                 shared = failure if isinstance(failure, EgofsError) else None
@@ -390,22 +392,27 @@ class ChunkCache:
             self._end(thing, flight)
             flight.landed.set_result(None)
 
-    def _fill(self, thing: "CachedObject", flight: _Flight, *, load: bool) -> None:
-        whole = load or flight.end - flight.start >= CHUNK_BYTES // 2
+    def _fill(
+        self, thing: "CachedObject", flight: _Flight, *, load: bool, is_wanted: Callable[[], bool] | None
+    ) -> None:
+        whole = load or (is_wanted is None and flight.end - flight.start >= CHUNK_BYTES // 2)
         missing = self._missing(thing, flight, load=whole)
-        if not load:
+        if not load and is_wanted is None:
             found = flight.end - flight.start - sum(end - start for start, end in missing)
             with self._lock:
                 self.counters.disk_hits += -(-found // BLOCK_BYTES)
         for start, end in missing:
+            if is_wanted is None:
+                self._fetched_at_s = time.monotonic()
             data = thing.source.read(thing.info, start, end - start)
             if len(data) != end - start:
                 raise CorruptData(f"{thing.info.key}: {len(data)} bytes came for {end - start} at {start}")
-            self._keep(thing, flight, start, memoryview(data))
+            flight.fetched_bytes += end - start
+            self._keep(thing, flight, start, memoryview(data), is_wanted)
             with self._lock:
                 if load:
                     self.counters.bytes_ahead += end - start
-                else:
+                elif is_wanted is None:
                     self.counters.misses += -(-(end - start) // BLOCK_BYTES)
 
     def _end(self, thing: "CachedObject", flight: _Flight) -> None:
@@ -464,17 +471,27 @@ class ChunkCache:
             return start, unit
         return None
 
-    def _keep(self, thing: "CachedObject", flight: _Flight, start: int, data: memoryview) -> None:
-        """Cuts fetched bytes into units, for memory and for disk."""
+    def _keep(
+        self,
+        thing: "CachedObject",
+        flight: _Flight,
+        start: int,
+        data: memoryview,
+        is_wanted: Callable[[], bool] | None,
+    ) -> None:
+        """Cuts fetched bytes into units, for memory and for disk; with `is_wanted` for the disk alone."""
         position, end = start, start + len(data)
         while position < end:
             level, stop = _largest_unit(position, end, thing.info.size_bytes)
             key = (thing.owner, position // UNIT_BYTES[level] * _LEVELS + level)
             unit = data[position - start : stop - start]
-            kept = self._disk.keep(key, unit) if self._disk is not None else None
+            kept = None
+            if self._disk is not None:
+                kept = self._disk.keep(key, unit) if is_wanted is None else self._disk.keep_surely(key, unit, is_wanted)
             unit = unit if kept is None else kept
             flight.parts.append((position, unit))
-            self._remember(key, unit)
+            if is_wanted is None:
+                self._remember(key, unit)
             position = stop
 
     def _remember(self, key: Key, unit: memoryview) -> None:
@@ -486,6 +503,81 @@ class ChunkCache:
             self._values[value.key] = value
             if len(self._values) > _OPEN_VALUES:
                 self._values.popitem(last=False)
+
+    # -- for the disk
+
+    def is_on_disk(self, thing: "CachedObject", start: int, length: int) -> bool:
+        """Whether all of a range is on disk, or about to be. Reads none of it."""
+        return self._absent(thing, start, length) is None
+
+    def bring(self, thing: "CachedObject", start: int, length: int, is_wanted: Callable[[], bool]) -> int:
+        """Has a range on disk that lies within one of the largest units, and gives how many bytes were fetched for it.
+
+        What is there is not fetched, what somebody fetches is waited for, and memory is left to readers. A disk slower
+        than the network is waited for while `is_wanted`; after that the range may not be on disk. Raises what the
+        source raises, and Unavailable where the disk takes nothing.
+        """
+        assert self._disk is not None, "only a disk is brought anything to"
+        self._disk.await_turn(is_wanted)
+        while (absent := self._absent(thing, start, length)) is not None and is_wanted():
+            with self._lock:
+                flight = self._first_flight(thing, *absent)
+                mine = self._take_off(thing, *absent) if flight is None else None
+            if mine is not None:
+                self._fly(thing, [mine], load=False, is_wanted=is_wanted)
+                if is_wanted() and self._absent(thing, start, length) is not None:
+                    raise Unavailable(f"{thing.info.key}: the cache's disk does not keep it: egofs doctor may know why")
+                return mine.fetched_bytes
+            if flight is not None:
+                with suppress(EgofsError):  # who fetches it hears of it, and then it is fetched again
+                    Flights.wait(flight.landed, thing.info.key)
+        return 0
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether something is being fetched for readers, or was a moment ago."""
+        return time.monotonic() - self._fetched_at_s < _MOMENT_S
+
+    def rest_later(self) -> None:
+        """Sees that memory is given back when nothing has been read for a while."""
+        self._fetchers.add(_ERRANDS)
+
+    def _absent(self, thing: "CachedObject", start: int, length: int) -> tuple[int, int] | None:
+        """From where to where, in whole blocks, something of a range is not on disk."""
+        assert self._disk is not None, "only a disk holds anything"
+        size_bytes = thing.info.size_bytes
+        end = min(start + length, size_bytes)
+        position = start // BLOCK_BYTES * BLOCK_BYTES
+        first = last = -1
+        none: set[int] = set()  # not looked for again at each of their blocks
+        while position < end:
+            for level, unit_bytes in enumerate(UNIT_BYTES):
+                index = position // unit_bytes
+                number = index * _LEVELS + level
+                if number in none:
+                    continue
+                if self._disk.holds((thing.owner, number), clip(index * unit_bytes, unit_bytes, size_bytes)):
+                    position = (index + 1) * unit_bytes
+                    break
+                none.add(number)
+            else:
+                first = position if first < 0 else first
+                position = last = position + BLOCK_BYTES
+        return (first, min(last, size_bytes)) if first >= 0 else None
+
+    def _first_flight(self, thing: "CachedObject", start: int, end: int) -> _Flight | None:
+        """Called with the lock."""
+        blocks = range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+        return next(
+            (self._flights[thing.owner, block] for block in blocks if (thing.owner, block) in self._flights), None
+        )
+
+    def _take_off(self, thing: "CachedObject", start: int, end: int) -> _Flight:
+        """A flight of a range of which nothing is under way. Called with the lock."""
+        flight = _Flight(start, end)
+        for block in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
+            self._flights[thing.owner, block] = flight
+        return flight
 
     def _evicted(self, key: Key) -> None:
         with self._lock:
@@ -557,7 +649,7 @@ class CachedObject:
     def __init__(self, cache: ChunkCache, source: Source, info: ObjectInfo) -> None:
         self.source = source
         self.info = info
-        self.owner = hashlib.blake2b(os.fsencode(f"{source.url}\0{info.identity}"), digest_size=16).digest()
+        self.owner = owner_of(source.url, info)
         self.observed: set[tuple[int, int]] = set()
         """Ranges that readahead need not hear of: `ready` told it and did not have them, or they are isolated."""
         self._cache = cache
@@ -576,6 +668,41 @@ class CachedObject:
     def cached_bytes(self) -> int:
         """How many of the object's bytes are on disk."""
         return self._cache.bytes_on_disk(self)
+
+    def is_on_disk(self, start: int, length: int) -> bool:
+        """`ChunkCache.is_on_disk`."""
+        return self._cache.is_on_disk(self, start, length)
+
+    def bring(self, start: int, length: int, is_wanted: Callable[[], bool]) -> int:
+        """`ChunkCache.bring`."""
+        return self._cache.bring(self, start, length, is_wanted)
+
+
+def owner_of(source_url: str, info: ObjectInfo) -> bytes:
+    """Under what the units of one version of one object are on disk."""
+    return hashlib.blake2b(os.fsencode(f"{source_url}\0{info.identity}"), digest_size=16).digest()
+
+
+def covered_bytes(numbers: Iterable[int], start: int, end: int) -> int:
+    """How many bytes of a range within an object the units of these numbers have; what several have counts once."""
+    places = sorted(
+        (number // _LEVELS * UNIT_BYTES[number % _LEVELS], UNIT_BYTES[number % _LEVELS]) for number in numbers
+    )
+    total, position = 0, start
+    for begin, size in places:
+        stop = min(begin + size, end)
+        total += max(0, stop - max(begin, position))
+        position = max(position, stop)
+    return total
+
+
+def units_within(start: int, end: int) -> set[int]:
+    """The numbers of all units that lie in a range of an object."""
+    return {
+        index * _LEVELS + level
+        for level, size_bytes in enumerate(UNIT_BYTES)
+        for index in range(-(-start // size_bytes), end // size_bytes)
+    }
 
 
 class _Useless(Exception):

@@ -208,6 +208,10 @@ class Catalog:
         """
         return self._pages(_CHILD, folder, "")
 
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """The entries behind `children`, in the same order."""
+        return map(_entry, self._pages(_ENTRY, folder, ""))
+
     def videos(self, folder: str) -> Iterator[Entry]:
         """The entries that are videos, or links to videos beside them, in order."""
         return map(_entry, self._pages(_ENTRY, folder, "AND is_video = 1"))

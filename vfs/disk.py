@@ -20,9 +20,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,6 +67,8 @@ _SWEEP_S = 0.1
 _PATIENCE = 3
 _PAUSE_S = 60.0
 _CLOSE_S = 20.0
+# Who waits for room looks so often whether it is still wanted.
+_LOOK_S = 0.1
 _FAILURES = (OSError, sqlite3.Error)
 
 
@@ -241,9 +244,29 @@ class Disk:
             if is_first or self._queued_bytes - self._taken_bytes >= _WORTH_BYTES:
                 self._wake.notify()
 
+    def keep_surely(
+        self, key: Key, data: Buffer, is_wanted: Callable[[], bool], *, filled: bool = False
+    ) -> memoryview | None:
+        """`keep`, where room in the queue is waited for. None where it is not wanted any more, or the disk rests."""
+        whole = file_bytes_of(len(data))
+        while self._queued_bytes + whole > _QUEUE_BYTES and whole <= self.limit_bytes and is_wanted():
+            with self._lock:
+                self._done.wait(_LOOK_S)
+        return self.keep(key, data, filled=filled)
+
+    def await_turn(self, is_wanted: Callable[[], bool]) -> None:
+        """Returns when little enough waits to be written that more may be fetched, or it is not wanted any more."""
+        while self.is_behind() and is_wanted():
+            with self._lock:
+                self._done.wait(_LOOK_S)
+
     def is_behind(self) -> bool:
         """Whether so much waits to be written that more should not be fetched unasked."""
         return self._queued_bytes > _BEHIND_BYTES
+
+    def is_writing(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._queue)
 
     def discard(self, key: Key) -> None:
         """The value is damaged or superseded: it is removed."""
@@ -292,9 +315,57 @@ class Disk:
         files = self._ask(valuefolder.count, 0)
         return Room(self._folder, files, disk.f_bavail * disk.f_frsize, valuefolder.reserve_bytes(disk))
 
+    def allowed_bytes(self) -> int:
+        """What the files may take in all, now: the limit, held to what is free on the disk."""
+        return self._ask(lambda database: self._room(), 0)
+
     def kept_of(self, owner: bytes) -> set[int]:
         """The numbers of the values that are kept of an owner."""
-        return self._ask(lambda database: valuefolder.numbers_of(database, owner), set())
+        return set(self.kept_of_all([owner]).get(owner, ()))
+
+    def kept_of_all(self, owners: Iterable[bytes]) -> dict[bytes, list[int]]:
+        """The numbers of the values that are kept of each of many owners, of those that have any."""
+        found: dict[bytes, list[int]] = {}
+        asked = [*owners]
+        for at in range(0, len(asked), valuefolder.ROWS):
+            some = asked[at : at + valuefolder.ROWS]
+            rows: list[tuple[bytes, int, int]] = self._ask(partial(valuefolder.values_of, owners=some), [])
+            for owner, number, _ in rows:
+                found.setdefault(owner, []).append(number)
+        return found
+
+    def holds(self, key: Key, length: int | None = None) -> int:
+        """How many bytes the file of such a value (of that length, if one is said) takes, written or waiting to be; 0
+        where there is none. It counts as used. Reads none of it. May block."""
+        waiting = self._queue.get(key)
+        if waiting is not None:
+            return len(waiting)
+        try:
+            size_bytes = os.stat(self._path(key)).st_size
+        except OSError:  # whoever wants the value meets the failure
+            return 0
+        if length is not None and size_bytes != file_bytes_of(length):
+            return 0
+        self.used(key)
+        return size_bytes
+
+    def evict(self, owners: Sequence[bytes], numbers: Container[int] | None = None) -> int:
+        """Removes all values of these owners (of these numbers, if any are said) that are written, and gives how many
+        bytes their files took.
+
+        One that is open keeps its place on the disk until it is closed. Raises OSError, sqlite3.Error.
+        """
+        freed = 0
+        for at in range(0, len(owners), valuefolder.ROWS):
+            with self._database_lock:
+                rows = valuefolder.values_of(self._database, owners[at : at + valuefolder.ROWS])
+                rows = [row for row in rows if numbers is None or row[1] in numbers]
+                # In parts, so that whoever reads does not wait long for the accounting.
+                for first in range(0, len(rows), _BATCH_VALUES):
+                    part = rows[first : first + _BATCH_VALUES]
+                    self._drop_files([row[:2] for row in part])
+                    freed += sum(row[2] for row in part)
+        return freed
 
     def _ask(self, question: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         try:
@@ -467,6 +538,14 @@ class Disk:
                 return
             wanted -= gone
 
+    def _drop_files(self, keys: list[Key]) -> None:
+        """Called with the database's lock."""
+        valuefolder.remove(self._database, keys)
+        for key in keys:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(key))
+            self._on_eviction(key)
+
     def _room(self) -> int:
         """What all files may take: the limit, or what the disk has."""
         disk = os.statvfs(self._folder)
@@ -493,11 +572,7 @@ class Disk:
             victims.append((owner, number))
             gone += file_bytes
         if victims:
-            valuefolder.remove(self._database, victims)
-        for key in victims:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path(key))
-            self._on_eviction(key)
+            self._drop_files(victims)
         return gone
 
     def _account(self, written: list[tuple[Key, memoryview]]) -> None:

@@ -35,13 +35,26 @@ from vfs.video.form import Form, clip_header, clip_size_bytes
 if TYPE_CHECKING:
     from vfs.video import VideoIndex
 
-__all__ = ["NAME", "FrameRule", "FramesDirectory", "Variant", "Video", "VideoShelf", "Views", "parse_variant"]
+__all__ = [
+    "NAME",
+    "FrameRule",
+    "FramesDirectory",
+    "Stretch",
+    "Variant",
+    "Video",
+    "VideoShelf",
+    "ViewDirectory",
+    "Views",
+    "parse_variant",
+]
 
 _CLIP = re.compile(r"([0-9]{1,9})-([0-9]{1,9})(?:-([1-9][0-9]{0,8}))?\.npy", re.ASCII)
 _NUMBER = re.compile(r"\{number(?::[^}]*)?\}")
 _PREFIX = "user.egofs."
 # Pictures of a clip that its reader may be in the middle of.
 _CLIP_PICTURES_HELD = 2
+# Who decodes pictures in order reads ahead by so much at most (vfs/video/packets.py).
+_READ_ON_BYTES = 1 << 20
 _FRAME_FACTS = ("frame", "pts", "time_s", "keyframe")
 _VIEW_FACTS = ("first", "last", "frames")
 
@@ -160,6 +173,49 @@ class Video:
         return f"{self.identity}\0{begin}" if begin else self.identity
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The pictures that a name of a `frames` directory stands for: all of a video's, one, or a clip's."""
+
+    video: Video
+    index: VideoIndex
+    series: Series
+    numbers: range
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames of the video, each once."""
+        return self.series.frames(self.numbers)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether they are kept on disk."""
+        return self.series.pictures.form.is_kept
+
+    @property
+    def key(self) -> str:
+        """Equal for equal pictures under equal numbers."""
+        numbers, frame_of = self.numbers, self.series.frame_of
+        ends = (frame_of(numbers[0]), frame_of(numbers[-1])) if numbers else ()
+        return f"{self.series.pictures.owner.hex()} {len(numbers)} {ends}"
+
+    def byte_range(self) -> tuple[int, int]:
+        """Start and length of what the frames are decoded from in the video's file, where that is one range and not
+        most of it; else all of the file."""
+        index, size_bytes = self.index, self.video.file.size_bytes
+        frames = self.frames
+        if index.container or not frames:
+            return 0, size_bytes
+        packets = index.shown[min(frames) : max(frames) + 1]
+        # The first on the screen may need an earlier keyframe than the first in the file does.
+        first = min(index.keyframe_before(int(packet)) for packet in (packets[0], packets.min()))
+        last = int(packets.max())
+        offsets = index.packet_offset[first : last + 1]
+        start, end = int(offsets.min()), int((offsets + index.packet_size[first : last + 1]).max())
+        # Who decodes reads on a little.
+        return start, clip(start, end - start + _READ_ON_BYTES, size_bytes)
+
+
 class Views(Protocol):
     """The videos of a folder, and what is shown of other folders' videos as if it were one."""
 
@@ -183,6 +239,10 @@ class FramesDirectory(Directory):
 
     def lookup(self, name: str) -> Node:
         """The directory of a view. Raises NotFound for a view that is not there."""
+        return self.view(name)
+
+    def view(self, name: str) -> ViewDirectory:
+        """`lookup`."""
         return ViewDirectory(self._shelf, self._views, name, self._variant)
 
     def children(self) -> Iterator[Child]:
@@ -224,6 +284,15 @@ class ViewDirectory(Directory):
     def names_valid_s(self) -> float:
         """The index says which frames there are."""
         return self._video().valid_s
+
+    def stretch(self, name: str, *, may_read: bool) -> Stretch | None:
+        """The pictures of the file or clip of that name, of all files for ""; decodes nothing. None where the video
+        would have to be read for it and may not be. Raises what `lookup` raises."""
+        if not may_read:
+            video = self._video()
+            if self._shelf.kept_index(vfs.video.Footage(video.identity, video.view, video.file)) is None:
+                return None
+        return self._indexed().stretch(name)
 
     def xattr_names(self) -> list[str]:
         """Which frame files there are."""
@@ -292,6 +361,12 @@ class _Indexed(Directory):
             raise NotFound(f"{name}: a clip of {video.view} lies within {self._numbers.start}-{self._numbers.stop}")
         return ClipFile(self._shelf, self._series_of(self._array), video, numbers)
 
+    def stretch(self, name: str) -> Stretch:
+        """See ViewDirectory."""
+        node = self.lookup(name) if name else None
+        series, numbers = node.shown if isinstance(node, FrameFile | ClipFile) else (self._series, self._numbers)
+        return Stretch(self._video, self._index, series, numbers)
+
     def children(self) -> Iterator[Child]:
         """All frames in order."""
         tag, size, mtime_ns = tag_of(Kind.FILE, self._video.version), self._form.size_bytes, self._video.mtime_ns
@@ -330,6 +405,11 @@ class FrameFile(File):
         self._index = index
         self._number = number
         self._frame = series.frame_of(number)
+
+    @property
+    def shown(self) -> tuple[Series, range]:
+        """The one picture, by its number."""
+        return self._series, range(self._number, self._number + 1)
 
     def open(self) -> _PictureReader:
         """The picture, of which nothing is made yet."""
@@ -403,6 +483,11 @@ class ClipFile(File):
         self._shelf = shelf
         self._series = series
         self._numbers = numbers
+
+    @property
+    def shown(self) -> tuple[Series, range]:
+        """The pictures, by their numbers."""
+        return self._series, self._numbers
 
     def open(self) -> _ClipReader:
         """The array, of which nothing is made yet."""

@@ -135,6 +135,10 @@ class MountedDataset:
             lambda: all(self.catalog.known(path) == listing for path, listing in through.items()),
         )
 
+    def has_frames(self, folder: str, known: Folder) -> bool:
+        """Whether a folder, whose listing is `known`, shows frames."""
+        return self.show_frames and (known.has_videos or self.dataset.has_parts(folder))
+
     def close(self) -> None:
         """Releases decoders, database and connections."""
         self.shelf.close()
@@ -220,8 +224,7 @@ class FolderNode(Directory):
         return ObjectNode(self._mounted, self._path, entry, valid_s)
 
     def _has_frames(self, known: Folder) -> bool:
-        mounted = self._mounted
-        return mounted.show_frames and (known.has_videos or mounted.dataset.has_parts(self._path))
+        return self._mounted.has_frames(self._path, known)
 
     def _frames(self, known: Folder, variant: frames.Variant) -> frames.FramesDirectory:
         attributes = Attributes(0, 0, self._mounted.catalog.valid_s(known))

@@ -5,11 +5,14 @@ read at any time; a read blocks until its bytes are there.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from vfs.cache import ChunkCache
 from vfs.errors import Changed, CorruptData, NotFound
 from vfs.extent import Buffer, clip
 from vfs.sources import ObjectInfo, Source
+
+_T = TypeVar("_T")
 
 
 class ObjectFile:
@@ -51,10 +54,24 @@ class ObjectFile:
         length = clip(start, length, self.size_bytes)
         if length == 0:
             return b""
+        cached = self._cached
+        if cached is None:
+            return self._of_this_version(lambda: self._source.read(self._obj, start, length))
+        return self._of_this_version(lambda: cached.read(start, length, isolated=isolated))
+
+    def is_on_disk(self, start: int, length: int) -> bool:
+        """Whether the range, within the object, needs no request, or will need none in a moment. Reads none of it."""
+        return self._cached is None or self._cached.is_on_disk(start, length)
+
+    def bring(self, start: int, length: int, is_wanted: Callable[[], bool]) -> int:
+        """Has a range on disk (`ChunkCache.bring`), and gives how many bytes were fetched for it: none of a local
+        source. Raises what `read` raises."""
+        cached = self._cached
+        return 0 if cached is None else self._of_this_version(lambda: cached.bring(start, length, is_wanted))
+
+    def _of_this_version(self, ask: Callable[[], _T]) -> _T:
         try:
-            if self._cached is None:
-                return self._source.read(self._obj, start, length)
-            return self._cached.read(start, length, isolated=isolated)
+            return ask()
         except (Changed, NotFound) as failure:
             self._on_change()
             # To somebody who has the file open, an object that is gone has changed.
@@ -63,6 +80,11 @@ class ObjectFile:
             if self._obj.version or not self._on_change():
                 raise
             raise Changed(f"{failure}; it is another object than was told: open it again") from failure
+
+    @property
+    def owner(self) -> bytes:
+        """Under what the cache has it; b"" where there is none."""
+        return self._cached.owner if self._cached is not None else b""
 
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""

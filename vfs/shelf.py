@@ -17,21 +17,25 @@ import queue
 import struct
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from cachetools import LRUCache
 
 import vfs.video
 from vfs.disk import Damaged, Disk
-from vfs.errors import EgofsError, UndecodableVideo
+from vfs.errors import EgofsError, Unavailable, UndecodableVideo
 from vfs.flight import Flights
 from vfs.frameahead import FrameAhead, Next
 from vfs.units import Units
+from vfs.valuefile import file_bytes_of
 from vfs.video.form import Form
 
 if TYPE_CHECKING:
@@ -49,6 +53,10 @@ _SPENT_BYTES = 8 << 20
 # a second at the speed of 448p: more only means that more is made for nothing.
 _AHEAD_BYTES = 64 << 20
 _MOST_AHEAD = 32
+# Asked for at once of what is made for the disk alone: so much twice, so that the decoders need not wait.
+_BATCH_BYTES = 16 << 20
+# Who waits for one looks so often whether it is still wanted.
+_LOOK_S = 0.2
 # Directories of frames whose readers' places are known.
 _MOST_SERIES = 256
 # Who has not read for so long no longer counts when that is shared.
@@ -68,6 +76,14 @@ class Pictures:
     footage: "Footage"
     form: Form
     owner: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """A picture that is on disk: what its file takes there, and whether it was made now."""
+
+    file_bytes: int
+    is_new: bool
 
 
 class VideoShelf:
@@ -115,6 +131,14 @@ class VideoShelf:
         """The video's frame table, if it is in memory. Never blocks."""
         with self._lock:
             return self._indices.get(identity)
+
+    def kept_index(self, footage: "Footage") -> "VideoIndex | None":
+        """The video's frame table, if it is in memory or on disk. Reads nothing of the video."""
+        index = self.known_index(footage.identity)
+        if index is None and (index := self._index_from_disk(footage)) is not None:
+            with self._lock:
+                self._indices[footage.identity] = index
+        return index
 
     def _index_from_disk(self, footage: "Footage") -> "VideoIndex | None":
         data = self._from_disk((_owner("index", footage.identity), _INDEX))
@@ -207,6 +231,61 @@ class VideoShelf:
         """Has frames made that nobody waits for yet. May block, on a disk."""
         mine = [frame for frame in frames if self._join(pictures, frame, waits=False)[1]]
         self._fly(pictures, mine, wanted, urgent=False)
+
+    def make_for_disk(
+        self, pictures: Pictures, frames: Iterable[int], is_wanted: Callable[[], bool]
+    ) -> "Generator[OnDisk | EgofsError, None, None]":
+        """Has frames on disk: those that are not there are made. Gives of each, in order, as it comes, that it is there
+        or why it cannot be had. Blocks.
+
+        Ends before the last where it is not `wanted` any more. What is in memory for readers stays, and what is made
+        for them goes first.
+        """
+        coming: deque[tuple[int, Future[Encoded] | OnDisk]] = deque()
+        most = max(1, min(_MOST_AHEAD, _BATCH_BYTES // pictures.form.size_bytes))
+        rest = iter(frames)
+        try:
+            while is_wanted():
+                if len(coming) <= most and (some := [*islice(rest, most)]):
+                    coming += self._asked(pictures, some)
+                if not coming:
+                    return
+                frame, answer = coming[0]
+                if isinstance(answer, Future) and not _is_there(answer):
+                    continue
+                coming.popleft()
+                yield self._kept(pictures, frame, answer, is_wanted) if isinstance(answer, Future) else answer
+        finally:
+            left = [answer for _, answer in coming if isinstance(answer, Future)]
+            if left and self._workers is not None:
+                self._workers.drop(pictures.footage, left)
+
+    def _asked(self, pictures: Pictures, frames: Sequence[int]) -> "list[tuple[int, Future[Encoded] | OnDisk]]":
+        """The frames, each with the answer to come of who makes it, or as it is on disk."""
+        assert self._disk is not None, "made for the disk"
+        held = {frame: self._disk.holds((pictures.owner, frame)) for frame in frames}
+        missing = [frame for frame in frames if not held[frame]]
+        answers = (
+            self._decoders().pictures(pictures.footage, pictures.form, missing, missing, urgent=False)
+            if missing
+            else []
+        )
+        made = dict(zip(missing, answers, strict=True))
+        return [(frame, made.get(frame) or OnDisk(held[frame], is_new=False)) for frame in frames]
+
+    def _kept(
+        self, pictures: Pictures, frame: int, answer: "Future[Encoded]", is_wanted: Callable[[], bool]
+    ) -> "OnDisk | EgofsError":
+        assert self._disk is not None, "made for the disk"
+        try:
+            encoded = answer.result()
+        except EgofsError as failure:
+            return failure
+        self.frames_made += 1
+        data = encoded.file[: encoded.used_bytes]
+        if self._disk.keep_surely((pictures.owner, frame), data, is_wanted, filled=True) is None and is_wanted():
+            return Unavailable("the cache's disk does not keep it: egofs doctor may know why")
+        return OnDisk(file_bytes_of(encoded.used_bytes), is_new=True)
 
     def drop(self, pictures: Pictures, frames: Iterable[int]) -> None:
         """Frames that were made ahead are not wanted any more: those that were not begun are not made."""
@@ -365,6 +444,13 @@ class VideoShelf:
                 log.info("making frames ahead: %s", failure)
             except Exception:  # or no frame would be made ahead any more
                 log.exception("a bug in making frames ahead")
+
+
+def _is_there(answer: "Future[Encoded]") -> bool:
+    """Whether it has come, after a wait that is short enough for who may be called off."""
+    with suppress(FutureTimeout, EgofsError):
+        answer.exception(_LOOK_S)
+    return answer.done()
 
 
 def _nothing() -> None:

@@ -29,7 +29,7 @@ TEMPORARY = ".new-"
 _RESERVE_BYTES = 512 << 20
 _SCHEMA_VERSION = 1
 # Rows of one statement; SQLite allows 32,766 words in one since 3.32, 999 before.
-_ROWS = 200
+ROWS = 200
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS value (
     owner BLOB NOT NULL, number INTEGER NOT NULL, file_bytes INTEGER NOT NULL,
@@ -97,10 +97,11 @@ def count(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT COUNT(*) FROM value").fetchone()[0])
 
 
-def numbers_of(database: sqlite3.Connection, owner: bytes) -> set[int]:
-    """The numbers of an owner's values."""
-    rows = database.execute("SELECT number FROM value WHERE owner = ?", (owner,)).fetchall()
-    return {number for (number,) in rows}
+def values_of(database: sqlite3.Connection, owners: Sequence[bytes]) -> list[tuple[bytes, int, int]]:
+    """Owner, number and file's bytes of the values of at most ROWS owners."""
+    places = ",".join("?" * len(owners))
+    statement = f"SELECT owner, number, file_bytes FROM value WHERE owner IN ({places})"
+    return database.execute(statement, owners).fetchall()
 
 
 def counted_bytes(database: sqlite3.Connection, key: Key) -> int | None:
@@ -153,8 +154,8 @@ def count_in(database: sqlite3.Connection, folder: Path, rows: Iterable[Row]) ->
 
 def _count_in(database: sqlite3.Connection, rows: list[Row]) -> None:
     """In few statements: for each, sqlite3 lets the interpreter go to another thread."""
-    for at in range(0, len(rows), _ROWS):
-        some = rows[at : at + _ROWS]
+    for at in range(0, len(rows), ROWS):
+        some = rows[at : at + ROWS]
         places = ",".join(["(?, ?)"] * len(some))
         before = database.execute(
             f"SELECT COALESCE(SUM(file_bytes), 0) FROM value WHERE (owner, number) IN (VALUES {places})",
