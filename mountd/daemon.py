@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vfs.video
-from mountd import control, mounts
+from mountd import control, mounts, orders
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -166,7 +166,7 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
         def answers() -> None:
             nonlocal server
-            server = _open_control(mountpoint, about.status, mounted)
+            server = _open_control(mountpoint, about.status, mounted, operations)
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
 
         serve(
@@ -184,10 +184,13 @@ def _run(config: Config, mountpoint: Path, ready: Callable[[], None]) -> None:
 
 
 def _open_control(
-    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset
+    mountpoint: Path, status: Callable[[], dict[str, Any]], mounted: MountedDataset, served: "Operations"
 ) -> control.Server | None:
     """The mount's control socket. A mount without one can still be read: a folder that cannot be is no error."""
-    operations: dict[str, control.Operation] = {"status": lambda words, call: status()}
+    operations: dict[str, control.Operation] = {
+        "status": lambda words, call: status(),
+        "order": orders.operation(mountpoint, mounted, served),
+    }
     device = next((mount.device for mount in reversed(mounts.mounts()) if mount.mountpoint == mountpoint), None)
     if device is None:
         return None

@@ -93,11 +93,12 @@ Unit: TypeAlias = memoryview | Value
 class _Flight:
     """A range that is being fetched. `parts` are the units of it, by where they start, once `landed` has a result."""
 
-    __slots__ = ("end", "landed", "parts", "start")
+    __slots__ = ("end", "fetched_bytes", "landed", "parts", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
+        self.fetched_bytes = 0
         self.parts: list[tuple[int, Unit]] = []
         self.landed: Future[None] = Future()
 
@@ -122,6 +123,7 @@ class ChunkCache:
         self._disk_turn = threading.Lock()
         self._fetchers = Fetchers(_FETCHERS, _IDLE_S, self._is_unused, self._give_back_memory)
         self._read_at_s = 0.0
+        self._holding = 0
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._disk = Disk(folder, limit_bytes, self._evicted) if folder is not None else None
 
@@ -366,6 +368,7 @@ class ChunkCache:
             if len(data) != end - start:
                 raise CorruptData(f"{thing.info.key}: {len(data)} bytes came for {end - start} at {start}")
             self._keep(thing, flight, start, memoryview(data))
+            flight.fetched_bytes += end - start
             with self._lock:
                 if load:
                     self.counters.bytes_ahead += end - start
@@ -478,6 +481,23 @@ class ChunkCache:
             thing, piece = self.object(source, obj), Piece(0, obj.size_bytes, None)
             self._fetchers.add(_OBJECTS, [partial(self._fetch_piece, thing, piece)])
 
+    def bring(self, thing: "CachedObject", start: int, length: int) -> int:
+        """Has a range at hand that is going to be read, and gives how many bytes were fetched; blocks. Readahead hears
+        nothing of it. Raises what the source raises."""
+        self._wait_for_disk()
+        with self._lock:
+            parts, mine = self._launch(thing, start, length)
+        self._fly(thing, mine, load=True)
+        for _, part in parts:
+            if isinstance(part, _Flight) and part not in mine:
+                Flights.wait(part.landed, thing.info.key)
+        return sum(flight.fetched_bytes for flight in mine)
+
+    def hold(self, count: int) -> None:
+        """So many more (or fewer) have things brought to hand that must not go when nothing is read for a while."""
+        with self._lock:
+            self._holding += count
+
     def _fetch_piece(self, thing: "CachedObject", piece: Piece) -> None:
         self._wait_for_disk()
         with self._lock:
@@ -506,7 +526,7 @@ class ChunkCache:
                 self._disk_turn.release()
 
     def _is_unused(self) -> bool:
-        return time.monotonic() - self._read_at_s > _IDLE_S
+        return not self._holding and time.monotonic() - self._read_at_s > _IDLE_S
 
     def _give_back_memory(self) -> None:
         """Nothing was read for a while."""
@@ -538,6 +558,10 @@ class CachedObject:
         if isolated:
             self.observed.add((start, length))
         return self._cache.read(self, start, length)
+
+    def bring(self, start: int, length: int) -> int:
+        """Has the range, within the object, at hand, and gives how many bytes were fetched for that; blocks."""
+        return self._cache.bring(self, start, length)
 
     def cached_bytes(self) -> int:
         """How many of the object's bytes are on disk."""

@@ -28,7 +28,7 @@ from vfs.errors import NoSuchAttribute, NotFound
 from vfs.extent import Buffer, clip
 from vfs.node import Attributes, Child, Directory, File, Kind, Node, tag_of
 from vfs.objectfile import ObjectFile
-from vfs.shelf import Series, VideoShelf
+from vfs.shelf import Pictures, Series, VideoShelf
 from vfs.variant import NAME, Variant, parse_variant
 from vfs.video.form import Form, clip_header, clip_size_bytes
 
@@ -331,6 +331,11 @@ class FrameFile(File):
         self._number = number
         self._frame = series.frame_of(number)
 
+    @property
+    def parts(self) -> tuple[Pictures, list[int]]:
+        """The pictures that it is made of, as the shelf has them: which of them, in order."""
+        return self._series.pictures, [self._frame]
+
     def open(self) -> _PictureReader:
         """The picture, of which nothing is made yet."""
         return _PictureReader(self._shelf, self._series, self._number, self._frame)
@@ -403,6 +408,11 @@ class ClipFile(File):
         self._shelf = shelf
         self._series = series
         self._numbers = numbers
+
+    @property
+    def parts(self) -> tuple[Pictures, list[int]]:
+        """The pictures that it is made of, as the shelf has them: which of them, each once."""
+        return self._series.pictures, self._series.frames(self._numbers)
 
     def open(self) -> _ClipReader:
         """The array, of which nothing is made yet."""

@@ -315,6 +315,10 @@ class ObjectNode(File):
         """The file's bytes, pinned to the version that stat showed."""
         return self._mounted.opened(self._folder, self._object)
 
+    def stored(self) -> ObjectFile:
+        """The file's bytes, for somebody who has them fetched and does not read them."""
+        return self._mounted.object_file(self._folder, self._object)
+
     def xattr_names(self) -> list[str]:
         """Facts of any file, of a name, and of a video."""
         facts = [*_FILE_FACTS, *self._mounted.dataset.facts(self._folder, self._entry.name)]

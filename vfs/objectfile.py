@@ -64,6 +64,18 @@ class ObjectFile:
                 raise
             raise Changed(f"{failure}; it is another object than was told: open it again") from failure
 
+    def bring(self, start: int, length: int) -> int:
+        """Has a range at hand before its reader comes, and gives how many bytes were fetched for that; blocks. Of a
+        local source nothing is. Raises what `read` raises."""
+        length = clip(start, length, self.size_bytes)
+        if self._cached is None or length == 0:
+            return 0
+        try:
+            return self._cached.bring(start, length)
+        except (Changed, NotFound):
+            self._on_change()
+            raise
+
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""
         return self.size_bytes if self._cached is None else self._cached.cached_bytes()
