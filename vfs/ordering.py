@@ -351,7 +351,8 @@ class Order:
                     moved += is_ours
                 if moved:
                     self._heard_at_s = time.monotonic()
-                    self._work_is_there.notify(moved + 1)
+                    if self._window.has_room() or self._parts:
+                        self._work_is_there.notify_all()
 
     def _work(self) -> None:
         while (job := self._next()) is not None:

@@ -18,15 +18,32 @@ from vfs.node import Directory, File, Link, Node, NotAtHand
 _MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
 # A listing costs nothing here: it is the folders on the way to a list's files that are kept.
 _FOLDERS = 4096
+# What a folder has at hand is taken for so long without a look at whether it still stands: that is half of the cost of
+# finding a file, and the listings themselves are believed for longer.
+_AT_HAND_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """A folder, where its path leads to, and until when that is believed."""
+    """A folder, where its path leads to, and until when that is believed; and what it had at hand lately."""
 
     node: Directory
     name: str
     until: float
+    here: Directory | None = None
+    here_until: float = 0.0
+
+    def look(self, name: str) -> Node:
+        """The node of that name. Raises what `Directory.lookup` raises."""
+        if not name:
+            raise NotFound("a path without a name")
+        now = time.monotonic()
+        if self.here is None or now >= self.here_until:
+            self.here, self.here_until = self.node.at_hand(), now + _AT_HAND_S
+        if here := self.here:
+            with suppress(NotAtHand):
+                return here.lookup(name)
+        return self.node.lookup(name)
 
 
 class Paths:
@@ -49,7 +66,7 @@ class Paths:
         """The node that is no link, and its path."""
         folder, _, last = path.rpartition("/")
         parent = self._folder(folder, links)
-        node = _look(parent.node, last)
+        node = parent.look(last)
         name = f"{parent.name}/{last}" if parent.name else last
         if not isinstance(node, Link):
             return name, node
@@ -72,12 +89,3 @@ class Paths:
         with self._lock:
             self._folders[path] = known
         return known
-
-
-def _look(folder: Directory, name: str) -> Node:
-    if not name:
-        raise NotFound("a path without a name")
-    if here := folder.at_hand():
-        with suppress(NotAtHand):
-            return here.lookup(name)
-    return folder.lookup(name)
