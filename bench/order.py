@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Epoch:
 
     speed: float
     traffic: Traffic
+    waited: int
+    """Blocks of 128 KiB that a reader had to wait for."""
     told: str = ""
 
 
@@ -86,7 +88,7 @@ def main(arguments: list[str]) -> None:
             server.warm(kind.bucket)
             stand = _Stand(server, root / kind.bucket, Path(scratch), kind, asked.workers, asked.step / 1e3, touch)
             try:
-                found = {place: stand.epoch(place) for place in _PLACES}
+                found = {place: stand.epoch(place) for place in asked.places}
             except (MeasureFailed, ServerFailed, SystemFailed) as failure:
                 raise SystemExit(f"{kind.name}: {failure}") from failure
         reached &= _told(kind, found, asked)
@@ -96,15 +98,18 @@ def main(arguments: list[str]) -> None:
 def _told(kind: Kind, found: dict[str, Epoch], asked: argparse.Namespace) -> bool:
     """Prints the table; whether the bars are reached."""
     print(f"\n{kind.name}: {asked.workers} workers, {asked.ttfb} ms to the first byte, {asked.step} ms a sample\n")
-    print("| place | samples/s | requests | MB |\n|---|---|---|---|")
+    print("| place | samples/s | requests | MB | blocks waited for |\n|---|---|---|---|---|")
     for place, epoch in found.items():
         traffic = epoch.traffic
-        print(f"| {place} | {epoch.speed:,.1f} | {traffic.requests:,} | {traffic.object_bytes / MB:,.1f} |")
+        fetched = f"{traffic.requests:,} | {traffic.object_bytes / MB:,.1f}"
+        print(f"| {place} | {epoch.speed:,.1f} | {fetched} | {epoch.waited:,} |")
+    if "order" not in found:
+        return True
     print(f"\n{found['order'].told}\n")
     near = "local" if kind.name == "pictures" else "warm"
     bars = ((near, _SHARE_OF_WARM), ("none", _TIMES_NONE))
     print("| the order over | at least | measured | |\n|---|---|---|---|")
-    ratios = [(place, least, found["order"].speed / found[place].speed) for place, least in bars]
+    ratios = [(place, least, found["order"].speed / found[place].speed) for place, least in bars if place in found]
     for place, least, ratio in ratios:
         print(f"| {place} | {least:g} | {ratio:.2f} | {'reached' if ratio >= least else 'NOT REACHED'} |", flush=True)
     return all(ratio >= least for _, least, ratio in ratios)
@@ -137,7 +142,7 @@ class _Stand:
                 return self._read(base, samples)
             with self._ordered(base, samples, follow=True) as told:
                 epoch = self._read(base, samples)
-                return Epoch(epoch.speed, epoch.traffic, told())
+                return replace(epoch, told=told())
 
     @contextmanager
     def _mount(self, cache: str, is_far: bool) -> Iterator[Path]:
@@ -182,7 +187,9 @@ class _Stand:
             right = sum(_hash(str(self.folder), sample) for sample in samples) & 0xFFFF_FFFF_FFFF_FFFF
             if found["hash"] != right:
                 raise MeasureFailed("WRONG BYTES: what was read is not what the server holds")
-        return Epoch(len(samples) / found["s"], self.server.traffic())
+        status = base / ".egofs/status.json"
+        waited = json.loads(status.read_text()).get("cache", {}).get("misses", 0) if status.exists() else 0
+        return Epoch(len(samples) / found["s"], self.server.traffic(), waited)
 
 
 # ---- what is read
@@ -294,8 +301,10 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ttfb", type=float, default=50.0, metavar="MS", help="to the first byte (%(default)s)")
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="that read (%(default)s)")
     parser.add_argument("--step", type=float, default=5.0, metavar="MS", help="a sample takes (%(default)s)")
+    parser.add_argument("--places", default=",".join(_PLACES), metavar="A,B", help="from which to read (%(default)s)")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/egofs-bench", metavar="DIR")
     asked = parser.parse_args(arguments)
+    asked.places = [place for place in _PLACES if place in asked.places.split(",")]
     if unknown := set(asked.kinds) - KINDS.keys():
         parser.error(f"{', '.join(unknown)}: there are {', '.join(KINDS)}")
     asked.kinds = [KINDS[name] for name in asked.kinds or KINDS]

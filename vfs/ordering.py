@@ -57,7 +57,7 @@ _GATHER_S = 0.002
 _WAIT_S = 0.5
 # At the end of the list a reader who does nothing for so long has read what it wanted (loaders drop a last batch that
 # is not full).
-_END_S = 30.0
+_END_S = 10.0
 # Lines in a row that fail by the store: it is of no use to go on without a reader.
 _FAILURES = 64
 # Of the cache, where no reader is followed: more would drive out what was fetched first.

@@ -251,17 +251,28 @@ class Window:
         if not named.ranges:
             return False  # its opening was told
         # The read begins within the range, or on the page on which that begins.
-        last = bisect_right(named.ranges, min(start + _PAGE_BYTES - 1, start + length - 1), key=_by_start)
+        end = start + length
+        last = bisect_right(named.ranges, min(start + _PAGE_BYTES, end) - 1, key=_by_start)
         near = []
         for at in range(last - 1, -1, -1):
             if named.ranges[at].start + named.longest <= start:
                 break
             if named.ranges[at].end > start:
                 near.append(named.ranges[at])
-        if not near:
+        # The kernel reads ahead: whole ranges that come along will not be asked for again.
+        along = []
+        for line in named.ranges[last:]:
+            if line.start >= end:
+                break
+            if line.end <= end and line.state < State.SKIPPED:
+                along.append(line)
+        is_ours = self._match(sorted(near, key=attrgetter("number"))) if near else False
+        for line in along:
+            self._count(line)
+            self._end(line, State.OVER)
+        if not near and not along:
             self._stray(name, start)
-            return False
-        return self._match(sorted(near, key=attrgetter("number")))
+        return is_ours or bool(along)
 
     def _match(self, lines: Sequence[Line]) -> bool:
         """One of these lines, in their order, was read."""
@@ -275,11 +286,14 @@ class Window:
         self._come_to(expected)
         return True
 
-    def _come_to(self, line: Line) -> None:
+    def _count(self, line: Line) -> None:
         if line.state is State.READY or (line.state is State.SKIPPED and line.held_bytes):
             self.tally.hits += 1
         else:
             self.tally.late += 1
+
+    def _come_to(self, line: Line) -> None:
+        self._count(line)
         if line.state is State.SKIPPED:
             self.tally.skipped -= 1
             self._grow()
