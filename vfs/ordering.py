@@ -425,12 +425,12 @@ class Order:
             if self._closing or self._is_too_full():
                 return False
             window = self._window
-            if not is_first and self.follows:
-                if line.held_bytes + count > window.room.file_bytes // _SHARE_OF_ROOM:
-                    window.ready(line)  # what is more comes when it is read
-                    return False
-                while not window.has_room() and not self._closing:
-                    self._work_is_there.wait(_WAIT_S)
+            if not is_first and self.follows and line.held_bytes + count > window.room.file_bytes // _SHARE_OF_ROOM:
+                window.ready(line)  # what is more comes when it is read
+                return False
+            while line.number != window.lowest and not window.has_room() and not self._closing:
+                self._work_is_there.wait(_WAIT_S)
+            self._work_is_there.notify()  # how large lines are is known better now
             return window.hold(line, count)
 
     def _is_too_full(self) -> bool:

@@ -33,6 +33,8 @@ _RECENT = 1024
 _NEAR = 64
 # Strays in a row (less one for each read that is no stray) that make it worth to look for them in the list.
 _STRAYS = 16
+# Lines whose sizes are found out first, before it is known how many are likely to fit.
+_FEW = 4
 # How full a window that was full may be for more to be fetched.
 _REFILL = 7 / 8
 # The kernel reads whole pages, so that a range's first read may begin a little before it.
@@ -142,6 +144,10 @@ class Window:
         self._recent: deque[Line] = deque()
         """Those that are over or skipped and still have their names."""
         self._held = (_Held(), _Held())  # of files, of pictures
+        self._unknown: set[int] = set()
+        """Those that were taken and for which nothing is held yet."""
+        self._each = (0, 0)
+        """Bytes that were held for lines, and for how many, ever: what the unknown ones are likely to be."""
         self._far: deque[int] = deque(maxlen=2 * _PROOF)
         self._strays: deque[tuple[str, int]] = deque(maxlen=4 * _STRAYS)
         self._patience = _STRAYS
@@ -179,7 +185,7 @@ class Window:
         """The next line that is to be fetched, if there is one, and room for it."""
         while self._waiting and self._waiting[0].state is not State.WAITING:
             self._waiting.popleft()
-        if not self._waiting or not self.has_room():
+        if not self._waiting or not self._has_room_for_more():
             return None
         base = self.furthest if self._follows else self.lowest or self._waiting[0].number
         if self._waiting[0].number > base + self.room.lines:
@@ -187,6 +193,7 @@ class Window:
         line = self._waiting.popleft()
         line.state = State.TAKEN
         self._taken[line.number] = line
+        self._unknown.add(line.number)
         self.taken = line.number
         return line
 
@@ -200,6 +207,19 @@ class Window:
         )
         return self._fills
 
+    def _has_room_for_more(self) -> bool:
+        """Whether there is room beside those of which nothing is known yet."""
+        held_bytes, count = self._each
+        if not count and len(self._unknown) >= _FEW:
+            return False
+        likely = len(self._unknown) * held_bytes // max(1, count)
+        files, pictures = self._held
+        return (
+            self.has_room()
+            and files.all_bytes + likely < self.room.file_bytes
+            and pictures.all_bytes + likely < self.room.picture_bytes
+        )
+
     def found(self, line: Line, name: str) -> bool:
         """The line leads to this name. False where nobody waits for it any more."""
         line.name = name
@@ -212,6 +232,8 @@ class Window:
         """So many bytes are going to be held for the line. False where nobody waits for it any more."""
         if line.state is not State.TAKEN:
             return False
+        self._each = self._each[0] + count, self._each[1] + (line.held_bytes == 0)
+        self._unknown.discard(line.number)
         line.held_bytes += count
         held = self._held[line.is_picture]
         held.all_bytes += count
@@ -222,6 +244,7 @@ class Window:
 
     def ready(self, line: Line) -> None:
         """All that is to be held for the line is at hand."""
+        self._unknown.discard(line.number)
         if line.state is State.TAKEN:
             line.state = State.READY
             if not self._follows:
@@ -343,6 +366,7 @@ class Window:
 
     def _end(self, line: Line, state: State) -> None:
         """Nothing more is held for the line."""
+        self._unknown.discard(line.number)
         if self._taken.pop(line.number, None) is not None:
             held = self._held[line.is_picture]
             held.all_bytes -= line.held_bytes
@@ -415,6 +439,7 @@ class Window:
                 self._end(line, State.SKIPPED)
         self._waiting.clear()
         self._taken.clear()
+        self._unknown.clear()
         self._recent.clear()
         self._names.clear()
         self._far.clear()
