@@ -5,6 +5,7 @@ alone: vfs.ordering, which brings the rest of it, is there by then.
 """
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vfs.ordering import Orders
 
 _TOLD_S = 1.0
+_LOOK_S = 0.1  # whether the asker is still there
 
 
 def operation(mountpoint: Path, mounted: MountedDataset, served: "Operations") -> control.Operation:
@@ -46,8 +48,12 @@ def operation(mountpoint: Path, mounted: MountedDataset, served: "Operations") -
             descriptor, base, follows=bool(words.get("follow")), ahead_bytes=int(ahead) if ahead else None
         )
         try:
-            while not begun.wait(_TOLD_S):
-                call.tell(**begun.facts())
+            told_at_s = time.monotonic()
+            while not begun.wait(_LOOK_S):
+                call.go_on()
+                if time.monotonic() - told_at_s >= _TOLD_S:
+                    told_at_s = time.monotonic()
+                    call.tell(**begun.facts())
             if begun.failure is not None:
                 raise begun.failure
             return begun.facts()

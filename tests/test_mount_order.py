@@ -25,11 +25,10 @@ RANGE = 256 << 10
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path:
-    """A bucket of small files in one folder, a shard, and the demo."""
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bucket of small files in one folder, and a shard."""
     root = tmp_path_factory.mktemp("store")
     (root / "bucket/train").mkdir(parents=True)
-    (root / "demo").symlink_to(demo_root)
     for number in range(FILES):
         (root / f"bucket/train/{number:04d}.jpg").write_bytes(os.urandom(SIZE))
     (root / "bucket/shard.bin").write_bytes(os.urandom(SHARD))
@@ -39,6 +38,14 @@ def store(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path:
 @pytest.fixture
 def server(store: Path) -> Iterator[S3Server]:
     with S3Server(store) as server:
+        yield server
+
+
+@pytest.fixture
+def demo(tmp_path: Path, demo_root: Path) -> Iterator[S3Server]:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/demo").symlink_to(demo_root)
+    with S3Server(tmp_path / "store") as server:
         yield server
 
 
@@ -162,28 +169,30 @@ def test_ranges_of_a_shard_are_at_hand_when_they_are_read(server: S3Server, stor
         assert mount.status()["cache"]["misses"] == 0
 
 
-def test_pictures_through_links_are_made_ahead_and_none_of_them_twice(server: S3Server, tmp_path: Path) -> None:
-    with bucket(server, tmp_path, "demo", "dataset=assembly101") as mount:
+def test_pictures_through_links_are_made_ahead_and_none_of_them_twice(demo: S3Server, tmp_path: Path) -> None:
+    with bucket(demo, tmp_path, "demo", "dataset=assembly101") as mount:
         recording = min((mount / "recordings").iterdir()).name
         folder = f"recordings/{recording}/frames@short=120/e4"
-        names = [f"{folder}/e4_{number:010d}.jpg" for number in random.Random(5).sample(range(1, 60), 30)]
+        names = [
+            f"{folder}/e4_{number:010d}.jpg" for number in random.Random(5).sample(range(1, 60, 3), 20)
+        ]  # none follows another
         made = mount.status()["frames_made"]
         with ordered(mount, "--order", written(tmp_path, names), "--follow") as command:
-            wait_until(lambda: mount.status()["frames_made"] - made >= 30)
+            wait_until(lambda: mount.status()["frames_made"] - made >= 20)
             misses = mount.status()["cache"]["misses"]
             for name in names:
                 assert (mount / name).read_bytes().startswith(b"\xff\xd8")
             out, err = command.communicate(timeout=60)
             assert command.returncode == 0, err
-            assert "30 lines read" in out
-            assert "30 pictures made" in out
+            assert "20 lines read" in out
+            assert "20 pictures made" in out
         status = mount.status()
-        assert status["frames_made"] - made == 30
+        assert status["frames_made"] - made == 20
         assert status["cache"]["misses"] == misses
 
 
-def test_a_whole_video_by_its_canonical_name_is_followed(server: S3Server, tmp_path: Path) -> None:
-    with bucket(server, tmp_path, "demo", "dataset=assembly101") as mount:
+def test_a_whole_video_by_its_canonical_name_is_followed(demo: S3Server, tmp_path: Path) -> None:
+    with bucket(demo, tmp_path, "demo", "dataset=assembly101") as mount:
         recording = min((mount / "recordings").iterdir()).name
         lines = [f"recordings/{recording}/{view}.mp4" for view in ("e4", "v3")]
         with ordered(mount, "--order", written(tmp_path, lines), "--follow") as command:
@@ -245,8 +254,7 @@ def test_an_order_ends_with_its_command(server: S3Server, tmp_path: Path, number
             assert command.returncode == 8
             assert "interrupted" in err
             assert "lines read" in out or not out
-        threads = Path(f"/proc/{mount.pid}/task")
-        wait_until(lambda: not [t for t in threads.iterdir() if (t / "comm").read_text().strip() == "order"])
+        time.sleep(1)  # ten times what the daemon takes to see that nobody listens any more
         before = len(gets(server, ".jpg"))
         for name in order[:10]:
             (mount / name).read_bytes()
@@ -334,5 +342,5 @@ def test_a_list_that_stands_in_the_mount_itself_is_used(server: S3Server, store:
     (store / "bucket/lists").mkdir(exist_ok=True)
     (store / "bucket/lists/train.txt").write_text("train/0000.jpg\ntrain/0001.jpg\n")
     with bucket(server, tmp_path) as mount:
-        done = egofs("warm", "--order", mount / "lists/train.txt")
+        done = egofs("warm", mount.directory, "--order", mount / "lists/train.txt")
         assert "2 lines at hand" in done.stdout, done.stderr

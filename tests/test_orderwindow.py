@@ -119,11 +119,9 @@ def test_a_reader_who_begins_in_the_middle_of_what_is_known_is_followed_at_once(
 
 def test_lines_that_a_reader_skips_hold_half_of_the_room_at_most() -> None:
     under_test = window(4000)
-    read = 0
-    for number in range(2, 4001, 2):
+    for read, number in enumerate(range(2, 4001, 2), 1):
         fetch(under_test)
         under_test.opened(f"f{number}")
-        read += 1
         assert under_test.tally.hits == read, "what is not skipped is always at hand"
     assert under_test.tally.skipped > 1900
 

@@ -9,7 +9,7 @@ A name that the source really has always wins: `frames` is only there where noth
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -60,6 +60,8 @@ class MountedDataset:
         self._disk = disk
         self.show_frames = show_frames
         self._siblings = Siblings(CHUNK_BYTES)
+        self.expects: Callable[[str], bool] | None = None
+        """Whether a file of this path was said to be opened, by somebody who has it fetched. Never blocks."""
 
     @property
     def root(self) -> "FolderNode":
@@ -71,9 +73,12 @@ class MountedDataset:
         listing does not tell versions, the object is asked for."""
         return ObjectFile(self.source, self.cache, obj, on_change=lambda: self._is_replaced(folder, obj))
 
-    def opened(self, folder: str, obj: ObjectInfo) -> ObjectFile:
-        """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn."""
-        if self.cache is not None and (question := self._siblings.opened(folder, obj)) is not None:
+    def opened(self, folder: str, name: str, obj: ObjectInfo) -> ObjectFile:
+        """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn, and
+        nothing is known of what its reader opens next."""
+        if self.cache is None or (self.expects is not None and self.expects(f"{folder}/{name}" if folder else name)):
+            return self.object_file(folder, obj)
+        if (question := self._siblings.opened(folder, obj)) is not None:
             self.cache.later(partial(self._fetch_siblings, self.cache, question))
         return self.object_file(folder, obj)
 
@@ -313,7 +318,7 @@ class ObjectNode(File):
 
     def open(self) -> ObjectFile:
         """The file's bytes, pinned to the version that stat showed."""
-        return self._mounted.opened(self._folder, self._object)
+        return self._mounted.opened(self._folder, self._entry.name, self._object)
 
     def stored(self) -> ObjectFile:
         """The file's bytes, for somebody who has them fetched and does not read them."""

@@ -138,6 +138,10 @@ class Orders:
         """For an order: it has ranges now."""
         self.wants_reads = any(order.wants_reads for order in self._active)
 
+    def expects(self, path: str) -> bool:
+        """Whether a file is one of the lines that a reader is near."""
+        return any(order.expects(path) for order in self._active)
+
     def opened(self, path: str) -> None:
         """A file was opened."""
         for order in self._active:
@@ -153,7 +157,9 @@ class Orders:
         for order in self._active:
             order.share(len(self._active))
         self.changed()
-        self._watch(self if any(order.follows for order in self._active) else None)
+        follows = any(order.follows for order in self._active)
+        self._watch(self if follows else None)
+        self.mounted.expects = self.expects if follows else None
 
 
 class Order:
@@ -217,6 +223,10 @@ class Order:
     def wants_reads(self) -> bool:
         """Whether it has ranges."""
         return self._window.has_ranges
+
+    def expects(self, path: str) -> bool:
+        """Whether it follows a reader and this is one of the lines near by."""
+        return self.follows and self._window.knows(path)
 
     def facts(self) -> dict[str, Any]:
         """How far it is."""

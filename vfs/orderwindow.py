@@ -255,6 +255,10 @@ class Window:
         if line.state in (State.WAITING, State.TAKEN):
             self._end(line, State.OVER)
 
+    def knows(self, name: str) -> bool:
+        """Whether there are lines of this name. For any thread, without the lock."""
+        return name in self._names
+
     # -- what readers do
 
     def opened(self, name: str) -> bool:
