@@ -111,13 +111,12 @@ class _Line:
         self._live = sys.stderr.isatty()
         self._began = self._said = time.monotonic()
         self._shown = False
+        self._named = 0
 
     def show(self, facts: dict[str, Any]) -> None:
         """Shows the facts of a moment."""
-        before, self.last = self.last, facts
-        for number, path, why in facts["named"][len(before["named"]) if before else 0 :]:
-            self.clear()
-            shown.say(f"line {number}: {path}: {why}")
+        self.last = facts
+        self._name(facts)
         text = self._text(facts)
         now = time.monotonic()
         if self._live:
@@ -128,6 +127,13 @@ class _Line:
         elif now - self._said >= _SAY_EVERY_S:
             self._said = now
             shown.say(text)
+
+    def _name(self, facts: dict[str, Any]) -> None:
+        """Says which lines came to nothing, of the first of them."""
+        for number, path, why in facts["named"][self._named :]:
+            self.clear()
+            shown.say(f"line {number}: {path}: {why}")
+        self._named = len(facts["named"])
 
     def clear(self) -> None:
         """Takes the line away."""
@@ -146,6 +152,8 @@ class _Line:
             if facts["read"]:
                 words.append(f"{facts['hits'] / facts['read']:.0%} at hand")
         words.append(f"{shown.size(facts['fetched_bytes'])} fetched")
+        if not self._follows:
+            words.append(f"{shown.size(facts['fetched_bytes'] / max(time.monotonic() - self._began, 0.001))}/s")
         if facts["made"]:
             words.append(f"{facts['made']:,} pictures")
         return ", ".join(words)
@@ -156,6 +164,7 @@ class _Line:
         facts, seconds = self.last, max(time.monotonic() - self._began, 0.001)
         if facts is None:
             return
+        self._name(facts)
         made = f", {facts['made']:,} pictures made" if facts["made"] else ""
         if self._follows:
             share = f" ({facts['hits'] / facts['read']:.1%})" if facts["read"] else ""
@@ -172,13 +181,13 @@ class _Line:
         if facts["full"]:
             shown.say(f"the cache is full at line {facts['line']:,}: what follows would drive out what was fetched")
         if facts["lost"]:
-            shown.say(f"{facts['lost']:,} lines lead nowhere; the first: {_named(facts)}")
+            shown.say(f"{_lines(facts['lost'])} nowhere in the mount, and left out")
         if facts["failed"]:
-            shown.say(f"{facts['failed']:,} lines could not be fetched; the first: {_named(facts)}")
+            shown.say(f"{facts['failed']:,} of the lines could not be fetched: the mount's log has more")
 
 
-def _named(facts: dict[str, Any]) -> str:
-    return "; ".join(f"line {number}, {path}: {why}" for number, path, why in facts["named"][:2])
+def _lines(count: int) -> str:
+    return "1 line leads" if count == 1 else f"{count:,} lines lead"
 
 
 def _time(seconds: float) -> str:

@@ -21,7 +21,7 @@ LAYERS = (
     {"mountd"},
     {"vfs.ops"},
     {"vfs.ordering"},
-    {"vfs.tree", "vfs.mounted"},
+    {"vfs.tree", "vfs.mounted", "vfs.orderpictures"},
     {"vfs.datasets"},
     {"vfs.frames"},
     {"vfs.shelf", "vfs.variant", "vfs.sizes"},

@@ -110,11 +110,14 @@ def test_several_reads_far_ahead_and_beside_each_other_move_the_reader_there() -
     assert under_test.lowest == 3003 - 1024
 
 
-def test_a_reader_who_begins_in_the_middle_of_what_is_known_is_followed_at_once() -> None:
+def test_a_first_read_that_is_a_stray_moves_nothing_either() -> None:
     under_test = window(5000, room(5000, most=5000))
     fetch(under_test)
     under_test.opened("f3000")
-    assert under_test.furthest == 3000
+    assert under_test.furthest == 0
+    for number in range(1, 100):
+        under_test.opened(f"f{number}")
+    assert (under_test.furthest, under_test.tally.skipped) == (99, 0)
 
 
 def test_lines_that_a_reader_skips_hold_half_of_the_room_at_most() -> None:
@@ -244,6 +247,20 @@ def test_strays_among_reads_of_lines_are_not_looked_for() -> None:
 )
 def test_the_reader_is_where_most_strays_lie_together(found: list[int], place: int | None) -> None:
     assert window(10).place_of(found, 16) == place
+
+
+def test_a_reader_of_other_files_beside_the_lists_own_makes_few_looks() -> None:
+    under_test, looks, dice = window(4000), 0, random.Random(3)
+    for number in range(1, 4001):
+        fetch(under_test)
+        under_test.opened(f"f{number}")
+        for _ in range(dice.randrange(8)):
+            under_test.opened(f"other{dice.randrange(10_000)}")
+            if under_test.strays():
+                looks += 1
+                under_test.place_of([], 16)
+    assert looks < 6
+    assert under_test.tally.hits == 4000
 
 
 def test_a_reader_who_is_nowhere_is_looked_for_less_and_less() -> None:

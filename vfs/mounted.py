@@ -60,6 +60,8 @@ class MountedDataset:
         self._disk = disk
         self.show_frames = show_frames
         self._siblings = Siblings(CHUNK_BYTES)
+        self.before_close: list[Callable[[], None]] = []
+        """What ends with it, and uses what it has."""
         self.expects: Callable[[str], bool] | None = None
         """Whether a file of this path was said to be opened, by somebody who has it fetched. Never blocks."""
 
@@ -133,6 +135,8 @@ class MountedDataset:
 
     def close(self) -> None:
         """Releases decoders, database and connections."""
+        for end in self.before_close:
+            end()
         self.shelf.close()
         self.sizes.close()
         self.catalog.close()

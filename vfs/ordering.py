@@ -3,34 +3,31 @@
 Hides how a list of paths becomes bytes in the cache and pictures on the shelf before their reader comes. An `Order` has
 a list (orderlist.py) and a window over it (orderwindow.py, which says how far ahead to go). Its threads take lines in
 turn: a file or a range is brought to hand by the cache, where it is kept until it is read as everything is that was
-fetched ahead; of a picture the GOP's bytes are, and then it is made by the decoders, together with all others of that
-GOP that are ahead. Readers are heard of from ops.py, through `Orders`; where they are in the list follows from that.
+fetched ahead; pictures are made by the decoders, those of one GOP together (orderpictures.py). Readers are heard of
+from ops.py, through `Orders`; where they are in the list follows from that.
 
 `Orders` has those of one mount, which share its memory. Everything here may be called by any thread; `opened` and
 `read` never block. Threads of an order: one that reads the list, one that hears of readers, and those that fetch. One
 lock an order, `_lock`; nothing is read, fetched or made under it.
 """
 
-import heapq
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from vfs import orderpictures
 from vfs.cache import MEMORY_BYTES, ChunkCache
-from vfs.errors import EgofsError, OptionError
-from vfs.flight import Flights
+from vfs.errors import EgofsError, OptionError, Unavailable
 from vfs.frames import ClipFile, FrameFile
 from vfs.mounted import MountedDataset, ObjectNode
-from vfs.objectfile import ObjectFile
-from vfs.orderlist import Bad, Base, OrderList
-from vfs.orderwindow import Line, Room, State, Window
+from vfs.orderlist import Bad, Base, OrderList, Progress
+from vfs.orderwindow import Line, Room, Window
 from vfs.resolving import Paths
-from vfs.shelf import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -62,41 +59,6 @@ _END_S = 10.0
 _FAILURES = 64
 # Of the cache, where no reader is followed: more would drive out what was fetched first.
 _FULL = 0.9
-_NAMED = 5
-
-
-@dataclass
-class Progress:
-    """What has come of an order so far; see orderwindow.Tally for the counts of readers."""
-
-    fetched_bytes: int = 0
-    made: int = 0
-    done: int = 0
-    """Lines whose bytes are at hand, or were."""
-    lost: int = 0
-    """Lines that lead nowhere."""
-    failed: int = 0
-    """Lines that could not be fetched."""
-    named: list[tuple[int, str, str]] = field(default_factory=list)
-    """The first of both: number, path, reason."""
-
-
-@dataclass(eq=False)
-class _Part:
-    """Pictures of one GOP that a line wants."""
-
-    line: Line
-    pictures: Pictures
-    key: int
-    frames: list[int]
-    whole: "_Whole"
-
-
-@dataclass(eq=False)
-class _Whole:
-    """How many parts of a line are not made yet."""
-
-    left: int
 
 
 class Orders:
@@ -110,6 +72,12 @@ class Orders:
         self._watch = watch
         self._lock = threading.Lock()
         self._active: tuple[Order, ...] = ()
+        mounted.before_close.append(self.close)
+
+    def close(self) -> None:
+        """The mount ends, and with it its orders."""
+        for order in self._active:
+            order.fail(Unavailable("the mount ended before the order did"))
 
     def begin(self, descriptor: int, base: Base, *, follows: bool, ahead_bytes: int | None = None) -> "Order":
         """Begins with the list behind a descriptor, which is closed in the end. Raises OptionError."""
@@ -144,13 +112,17 @@ class Orders:
 
     def opened(self, path: str) -> None:
         """A file was opened."""
-        for order in self._active:
+        for order in self._concerned(path):
             order.hear(path, -1, 0)
 
     def read(self, path: str, start: int, length: int) -> None:
         """A range of it is read."""
-        for order in self._active:
+        for order in self._concerned(path):
             order.hear(path, start, length)
+
+    def _concerned(self, path: str) -> "Sequence[Order]":
+        """Those that expect this file; all of them, where none does: one of their readers may be elsewhere."""
+        return [order for order in self._active if order.expects(path)] or self._active
 
     def _shared(self) -> None:
         """Shares the room, and tells who listens. With the lock."""
@@ -185,8 +157,7 @@ class Order:
         self._is_listed = False
         self._under_way = 0
         self._making = 0
-        self._parts: list[tuple[int, int, _Part]] = []
-        self._by_gop: dict[tuple[bytes, int], list[_Part]] = {}
+        self._gops = orderpictures.Gops()
         self._in_row = 0
         self._closing = False
         self._ended = threading.Event()
@@ -272,12 +243,15 @@ class Order:
         try:
             work()
         except EgofsError as failure:
-            self._fail(failure)
+            self.fail(failure)
         except Exception as failure:  # whoever asked hears of it; readers read on
+            if self._closing:
+                return  # what it worked with is closed by now
             log.exception("a bug in an order")
-            self._fail(OptionError(f"a bug: {type(failure).__name__}: {failure}"))
+            self.fail(OptionError(f"a bug: {type(failure).__name__}: {failure}"))
 
-    def _fail(self, failure: EgofsError) -> None:
+    def fail(self, failure: EgofsError) -> None:
+        """Ends it with a failure, unless it has one."""
         with self._lock:
             self.failure = self.failure or failure
             self._closing = True
@@ -316,7 +290,7 @@ class Order:
                 self._window.add(line for line in lines if isinstance(line, Line))
                 for bad in lines:
                     if isinstance(bad, Bad):
-                        self._lost(bad.number, bad.text, bad.why)
+                        self.progress.lose(bad.number, bad.text, bad.why)
             self._work_is_there.notify_all()
         if self.wants_reads and not self._orders.wants_reads:
             self._orders.changed()
@@ -333,14 +307,13 @@ class Order:
                 return
             log.info("the reader of an order is at line %d of it", number)
             self._window.jump(number)
-            self._parts.clear()
-            self._by_gop.clear()
+            self._gops.clear()
             self._is_listed = False
             self._list.go_to(number)
 
     def _look_for_end(self) -> None:
         with self._lock:
-            rests = self._is_listed and not self._window.waiting and not self._under_way and not self._parts
+            rests = self._is_listed and not self._window.waiting and not self._under_way and not self._gops
             waits = self.follows and self._window.unread
             is_idle = time.monotonic() - self._heard_at_s > _END_S
         if rests and (not waits or is_idle):
@@ -361,7 +334,7 @@ class Order:
                     moved += is_ours
                 if moved:
                     self._heard_at_s = time.monotonic()
-                    if self._window.has_room() or self._parts:
+                    if self._window.has_room() or (self._gops and self._making < _MAKERS):
                         self._work_is_there.notify_all()
 
     def _work(self) -> None:
@@ -376,7 +349,7 @@ class Order:
         """What is to be done next; None when the order ends."""
         with self._lock:
             while not self._closing:
-                if self._making < _MAKERS and (batch := self._next_batch()):
+                if self._making < _MAKERS and (batch := self._gops.take()):
                     self._making += 1
                     self._under_way += 1
                     return partial(self._make, batch)
@@ -422,10 +395,8 @@ class Order:
             length = min(_PIECE_BYTES - at % _PIECE_BYTES, end - at)
             if not self._hold(line, length, is_first=at == start):
                 return
-            fetched = file.bring(at, length)
-            with self._lock:
-                self.progress.fetched_bytes += fetched
-                self._in_row = 0
+            self._tell(file.bring(at, length), 0)
+            self._in_row = 0
             at += length
         self._done(line)
 
@@ -464,93 +435,51 @@ class Order:
         with self._lock:
             self._window.lose(line)
             if is_lost:
-                self._lost(line.number, line.path, str(failure))
+                self.progress.lose(line.number, line.path, str(failure))
                 return
-            self.progress.failed += 1
-            self._name(line.number, line.path, str(failure))
+            self.progress.fail(line.number, line.path, str(failure))
             self._in_row += 1
             if self._in_row < _FAILURES or self.follows:
                 return
-        self._fail(failure)
-
-    def _lost(self, number: int, path: str, why: str) -> None:
-        self.progress.lost += 1
-        self._name(number, path, why)
-
-    def _name(self, number: int, path: str, why: str) -> None:
-        if len(self.progress.named) < _NAMED:
-            self.progress.named.append((number, path, why.removeprefix(f"{path}: ")))
+        self.fail(failure)
 
     # -- pictures
 
     def _plan(self, line: Line, node: FrameFile | ClipFile) -> None:
         """Has the pictures of a line made when it is their turn."""
         pictures, frames = node.parts
-        index = pictures.footage.index
-        assert index is not None, "a picture is found by its video's index"
-        gops: dict[int, list[int]] = {}
         with self._lock:
             room = self._window.room.picture_bytes // _SHARE_OF_ROOM
-        most = max(1, room // pictures.form.size_bytes) if self.follows else len(frames)
-        for frame in frames[:most]:
-            gops.setdefault(index.keyframe_before(int(index.shown[frame])), []).append(frame)
-        whole = _Whole(len(gops))
+        if self.follows:
+            frames = frames[: max(1, room // pictures.form.size_bytes)]
+        gops = orderpictures.by_gop(pictures, frames)
         with self._lock:
             line.is_picture = True
-            if not self._window.hold(line, min(most, len(frames)) * pictures.form.size_bytes):
-                return
-            for key, some in gops.items():
-                part = _Part(line, pictures, key, some, whole)
-                heapq.heappush(self._parts, (line.number, id(part), part))
-                self._by_gop.setdefault((pictures.owner, key), []).append(part)
-            self._work_is_there.notify()
+            if self._window.hold(line, len(frames) * pictures.form.size_bytes):
+                self._gops.add(line, pictures, gops)
+                self._work_is_there.notify()
 
-    def _next_batch(self) -> list[_Part]:
-        """The parts that are needed first, with all others of their GOP; those that nobody waits for are dropped.
-        With the lock."""
-        while self._parts:
-            _, _, first = heapq.heappop(self._parts)
-            batch = self._by_gop.pop((first.pictures.owner, first.key), [])
-            if first not in batch:  # made with others before
-                if batch:
-                    self._by_gop[first.pictures.owner, first.key] = batch
-                continue
-            batch = [part for part in batch if part.line.state is State.TAKEN]
-            if batch:
-                return batch
-        return []
-
-    def _make(self, batch: list[_Part]) -> None:
-        """Has the pictures of one GOP made: its bytes first, in one request."""
-        pictures, key = batch[0].pictures, batch[0].key
-        frames = sorted({frame for part in batch for frame in part.frames})
+    def _make(self, batch: list[orderpictures.Part]) -> None:
+        """Has the pictures of one GOP made."""
         try:
-            self._make_frames(pictures, key, frames)
-        except EgofsError as failure:
-            for part in batch:
-                self._give_up(part.line, failure, is_lost=False)
-            return
+            failures = orderpictures.make(self._orders.mounted.shelf, batch, self._tell)
+        except EgofsError as reason:
+            failures = {frame: reason for part in batch for frame in part.frames}
         finally:
             with self._lock:
                 self._making -= 1
                 self._work_is_there.notify()
         for part in batch:
-            part.whole.left -= 1
-            if part.whole.left == 0:
+            failure = next((failures[frame] for frame in part.frames if frame in failures), None)
+            if failure is not None:
+                self._give_up(part.line, failure, is_lost=False)
+            elif part.made():
                 self._done(part.line)
 
-    def _make_frames(self, pictures: Pictures, key: int, frames: list[int]) -> None:
-        def fetch(missing: Sequence[int]) -> None:
-            index, file = pictures.footage.index, pictures.footage.bytes
-            assert index is not None, "a picture is found by its video's index"
-            start, length = index.bytes_for(key, missing)
-            fetched = file.bring(start, length) if length and isinstance(file, ObjectFile) else 0
-            with self._lock:
-                self.progress.fetched_bytes += fetched
-                self.progress.made += len(missing)
-
-        for coming in self._orders.mounted.shelf.make_ahead(pictures, frames, frames, fetch):
-            Flights.wait(coming, pictures.footage.name)
+    def _tell(self, fetched_bytes: int, made: int) -> None:
+        with self._lock:
+            self.progress.fetched_bytes += fetched_bytes
+            self.progress.made += made
 
 
 def _room(mounted: MountedDataset, ahead_bytes: int | None, *, follows: bool) -> Room:

@@ -13,7 +13,7 @@ import select
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vfs.errors import OptionError
 from vfs.orderwindow import Line
@@ -21,6 +21,7 @@ from vfs.orderwindow import Line
 _PIECE_BYTES = 256 << 10
 # The kernel takes no longer path (PATH_MAX); the rest are two numbers.
 _LONGEST_LINE = 4096 + 64
+_NAMED = 5  # of the lines that come to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,37 @@ class Bad:
     number: int
     text: str
     why: str
+
+
+@dataclass
+class Progress:
+    """What has come of a list's lines so far; see orderwindow.Tally for what readers did."""
+
+    fetched_bytes: int = 0
+    made: int = 0
+    """Pictures that were decoded."""
+    done: int = 0
+    """Lines whose bytes are at hand, or were."""
+    lost: int = 0
+    """Lines that lead nowhere."""
+    failed: int = 0
+    """Lines that could not be fetched."""
+    named: list[tuple[int, str, str]] = field(default_factory=list)
+    """The first of both: number, path, reason."""
+
+    def lose(self, number: int, path: str, why: str) -> None:
+        """A line leads nowhere."""
+        self.lost += 1
+        self._name(number, path, why)
+
+    def fail(self, number: int, path: str, why: str) -> None:
+        """A line could not be fetched."""
+        self.failed += 1
+        self._name(number, path, why)
+
+    def _name(self, number: int, path: str, why: str) -> None:
+        if len(self.named) < _NAMED:
+            self.named.append((number, path, why.removeprefix(f"{path}: ")))
 
 
 class OrderList:

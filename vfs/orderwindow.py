@@ -31,7 +31,8 @@ _PROOF = 4
 _RECENT = 1024
 # A line that is as near as this is taken for what was read, even where the same was read a moment ago.
 _NEAR = 64
-# Strays in a row (less one for each read that is no stray) that make it worth to look for them in the list.
+# Strays in a row that make it worth to look for them in the list; twice as many after each look for nothing, because
+# there are readers who have nothing to do with the list.
 _STRAYS = 16
 # Lines whose sizes are found out first, before it is known how many are likely to fit.
 _FEW = 4
@@ -305,11 +306,10 @@ class Window:
         """One of these lines, in their order, was read."""
         expected = next((line for line in lines if line.state < State.OVER), None)
         was_read = any(line.state is State.OVER for line in lines)
-        self._astray = max(0, self._astray - 1)
+        self._astray = 0
         if expected is None or (was_read and expected.number > self.furthest + _NEAR):
             self.tally.again += 1
             return False
-        self._patience = _STRAYS
         self._come_to(expected)
         return True
 
@@ -339,7 +339,7 @@ class Window:
         """A line was read: the reader's place moves, unless it is one stray read far ahead."""
         if number <= self.furthest:
             return
-        if number - self.furthest > _LAG and self.tally.read > 1:
+        if number - self.furthest > _LAG:
             self._far.append(number)
             beside = [other for other in self._far if abs(other - number) <= _LAG]
             if len(beside) < _PROOF:
@@ -449,5 +449,6 @@ class Window:
         self._far.clear()
         self._strays.clear()
         self._astray = 0
+        self._patience = _STRAYS
         self.furthest = number - 1
         self.tally.jumps += 1

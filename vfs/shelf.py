@@ -215,14 +215,14 @@ class VideoShelf:
         frames: Iterable[int],
         wanted: Sequence[int],
         prepare: Callable[[Sequence[int]], None] = lambda frames: None,
-    ) -> "list[Future[memoryview]]":
+    ) -> "list[tuple[int, Future[memoryview]]]":
         """Has frames made that nobody waits for yet. May block, on a disk. Gives those that are on their way.
 
         `prepare` is called with those that have to be decoded, before they are.
         """
         joined = [(frame, *self._join(pictures, frame, waits=False)) for frame in frames]
         self._fly(pictures, [frame for frame, _, mine in joined if mine], wanted, urgent=False, prepare=prepare)
-        return [flight.landed for _, flight, _ in joined if isinstance(flight, _Flight)]
+        return [(frame, flight.landed) for frame, flight, _ in joined if isinstance(flight, _Flight)]
 
     def hold(self, count: int) -> None:
         """So many more (or fewer) have pictures made that must not go when nothing is read for a while."""
