@@ -20,7 +20,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -185,7 +185,8 @@ class ChunkCache:
         """The range if it is at hand without waiting. The buffer is valid until the next call."""
         with self._lock:
             parts = self._at_hand(thing, start, length)
-            self._observe(thing, start, length, waits=parts is None)
+            if parts is None or not thing.is_planned():
+                self._observe(thing, start, length, waits=parts is None)
             self._let_go(thing, parts or (), start + length)
         if parts is None:
             thing.observed.add((start, length))
@@ -221,7 +222,8 @@ class ChunkCache:
             thing.observed.discard((start, length))
             if not observed:
                 waits = self._at_hand(thing, start, length) is None
-                self._observe(thing, start, length, waits=waits)
+                if waits or not thing.is_planned():
+                    self._observe(thing, start, length, waits=waits)
             parts, mine = self._launch(thing, start, length)
         self._fly(thing, mine, load=False)
         units: list[tuple[int, Unit]] = []
@@ -546,6 +548,8 @@ class CachedObject:
         self.owner = hashlib.blake2b(os.fsencode(f"{source.url}\0{info.identity}"), digest_size=16).digest()
         self.observed: set[tuple[int, int]] = set()
         """Ranges that readahead need not hear of: `ready` told it and did not have them, or they are isolated."""
+        self.is_planned: Callable[[], bool] = _no
+        """Whether readahead need not hear of reads whose bytes are at hand: they were brought, and prove no stream."""
         self._cache = cache
 
     def ready(self, start: int, length: int) -> Buffer | None:
@@ -566,6 +570,10 @@ class CachedObject:
     def cached_bytes(self) -> int:
         """How many of the object's bytes are on disk."""
         return self._cache.bytes_on_disk(self)
+
+
+def _no() -> bool:
+    return False
 
 
 class _Useless(Exception):

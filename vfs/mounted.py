@@ -62,8 +62,8 @@ class MountedDataset:
         self._siblings = Siblings(CHUNK_BYTES)
         self.before_close: list[Callable[[], None]] = []
         """What ends with it, and uses what it has."""
-        self.expects: Callable[[str], bool] | None = None
-        """Whether a file of this path was said to be opened, by somebody who has it fetched. Never blocks."""
+        self.expects: Callable[[str, bool], bool] | None = None
+        """Whether a file of this path was said to be read (in ranges), by somebody who has it fetched. Never blocks."""
 
     @property
     def root(self) -> "FolderNode":
@@ -78,11 +78,16 @@ class MountedDataset:
     def opened(self, folder: str, name: str, obj: ObjectInfo) -> ObjectFile:
         """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn, and
         nothing is known of what its reader opens next."""
-        if self.cache is None or (self.expects is not None and self.expects(f"{folder}/{name}" if folder else name)):
-            return self.object_file(folder, obj)
+        file = self.object_file(folder, obj)
+        if self.cache is None:
+            return file
+        path = f"{folder}/{name}" if folder else name
+        file.plan(lambda: self.expects is not None and self.expects(path, True))
+        if self.expects is not None and self.expects(path, False):
+            return file
         if (question := self._siblings.opened(folder, obj)) is not None:
             self.cache.later(partial(self._fetch_siblings, self.cache, question))
-        return self.object_file(folder, obj)
+        return file
 
     def _fetch_siblings(self, cache: ChunkCache, question: Question) -> None:
         name = posixpath.basename(question.key or "")

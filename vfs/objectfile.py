@@ -64,6 +64,12 @@ class ObjectFile:
                 raise
             raise Changed(f"{failure}; it is another object than was told: open it again") from failure
 
+    def plan(self, is_planned: Callable[[], bool]) -> None:
+        """Who reads it here may be one of whom all is known, as long as this says so: what it finds at hand then says
+        nothing of what it reads next. Never blocks."""
+        if self._cached is not None:
+            self._cached.is_planned = is_planned
+
     def bring(self, start: int, length: int) -> int:
         """Has a range at hand before its reader comes, and gives how many bytes were fetched for that; blocks. Of a
         local source nothing is. Raises what `read` raises."""

@@ -106,9 +106,9 @@ class Orders:
         """For an order: it has ranges now."""
         self.wants_reads = any(order.wants_reads for order in self._active)
 
-    def expects(self, path: str) -> bool:
-        """Whether a file is one of the lines that a reader is near."""
-        return any(order.expects(path) for order in self._active)
+    def expects(self, path: str, in_ranges: bool) -> bool:
+        """Whether a file is one of the lines that a reader is near, or a range of it is."""
+        return any(order.expects(path, in_ranges) for order in self._active)
 
     def opened(self, path: str) -> None:
         """A file was opened."""
@@ -195,9 +195,9 @@ class Order:
         """Whether it has ranges."""
         return self._window.has_ranges
 
-    def expects(self, path: str) -> bool:
-        """Whether it follows a reader and this is one of the lines near by."""
-        return self.follows and self._window.knows(path)
+    def expects(self, path: str, in_ranges: bool = False) -> bool:
+        """Whether it follows a reader and this, or a range of it, is one of the lines near by."""
+        return self.follows and (self._window.has_ranges or not in_ranges) and self._window.knows(path, in_ranges)
 
     def facts(self) -> dict[str, Any]:
         """How far it is."""

@@ -256,9 +256,10 @@ class Window:
         if line.state in (State.WAITING, State.TAKEN):
             self._end(line, State.OVER)
 
-    def knows(self, name: str) -> bool:
-        """Whether there are lines of this name. For any thread, without the lock."""
-        return name in self._names
+    def knows(self, name: str, in_ranges: bool) -> bool:
+        """Whether there are lines of this name, or ranges of it. For any thread, without the lock."""
+        named = self._names.get(name)
+        return named is not None and (bool(named.ranges) or not in_ranges)
 
     # -- what readers do
 
