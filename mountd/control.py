@@ -2,7 +2,8 @@
 
 One Unix socket a mount, for its owner and root alone. A request is a line of JSON, `{"do": NAME, …}`; it is answered by
 any number of lines `{"progress": {…}}` and one last `{"done": {…}}` or `{"failed": TEXT, "status": N}`. Who closes the
-connection breaks off what was asked.
+connection breaks off what was asked. An open file may come with a request (unix(7), SCM_RIGHTS): so the daemon reads
+what the asker may read, be it a pipe, and needs no rights of its own.
 
 Both ends stand here. The daemon's end runs in threads of its own, so that it answers while the event loop is busy;
 operations block, and say how far they are with `Call.tell`. Called by daemon.py (Server) and by commands (ask).
@@ -40,8 +41,18 @@ class Gone(Exception):
 class Call:
     """One request that is being answered, as the operation sees it."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, descriptors: list[int] | None = None) -> None:
         self._connection = connection
+        self._descriptors = [] if descriptors is None else descriptors
+
+    def descriptor(self) -> int | None:
+        """The open file that came with the request: from now on the operation's to close."""
+        return self._descriptors.pop() if self._descriptors else None
+
+    def close(self) -> None:
+        """Closes a file that no operation took."""
+        while (descriptor := self.descriptor()) is not None:
+            os.close(descriptor)
 
     def tell(self, **facts: Any) -> None:
         """Sends progress. Raises Gone where nobody listens any more."""
@@ -120,9 +131,10 @@ class Server:
         if uid not in (0, os.geteuid()):
             _refuse(connection, f"the mount belongs to uid {os.geteuid()}: ask as that user, or as root")
             return
-        call = Call(connection)
+        descriptors: list[int] = []
+        call = Call(connection, descriptors)
         try:
-            words = _words(connection)
+            words = _words(connection, descriptors)
             operation = self._operations.get(str(words.pop("do", "")))
             if operation is None:
                 raise OptionError("the mount does not know what was asked of it: it runs another version; mount anew")
@@ -134,6 +146,8 @@ class Server:
         except Exception as failure:
             log.exception("a bug in an operation of the control socket")
             call._send({"failed": f"a bug: {type(failure).__name__}: {failure}", "status": process.BUG})
+        finally:
+            call.close()
 
 
 def ask(
@@ -142,8 +156,10 @@ def ask(
     words: Mapping[str, Any] | None = None,
     on_progress: Callable[[dict[str, Any]], None] = lambda facts: None,
     timeout_s: float | None = 30.0,
+    descriptor: int | None = None,
 ) -> dict[str, Any]:
-    """Has a mount do something and gives what it answers. `timeout_s` is how long it may say nothing.
+    """Has a mount do something and gives what it answers. `timeout_s` is how long it may say nothing; `descriptor` an
+    open file that the daemon is to read.
 
     Raises what the operation raised, as `process.DaemonFailed` with its text and status; MountRefused where the daemon
     cannot be asked, with the reason.
@@ -151,7 +167,9 @@ def ask(
     with _connected(mount) as connection:
         connection.settimeout(timeout_s)
         try:
-            connection.sendall(json.dumps({"do": what, **(words or {})}).encode() + b"\n")
+            request = json.dumps({"do": what, **(words or {})}).encode() + b"\n"
+            sent = socket.send_fds(connection, [request], [descriptor]) if descriptor is not None else 0
+            connection.sendall(request[sent:])
             with connection.makefile("rb") as lines:
                 for line in lines:
                     answer = json.loads(line)
@@ -250,13 +268,14 @@ def _sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _words(connection: socket.socket) -> dict[str, Any]:
+def _words(connection: socket.socket, descriptors: list[int]) -> dict[str, Any]:
     request = bytearray()
     while not request.endswith(b"\n"):
         try:
-            piece = connection.recv(1 << 16)
+            piece, came, _, _ = socket.recv_fds(connection, 1 << 16, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as failure:
             raise Gone from failure
+        descriptors += came
         if not piece:
             raise Gone
         request += piece

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import vfs.video
-from mountd import cachecontrol, control, invalidation, logs, mounts, notify, supervisor, warm
+from mountd import cachecontrol, control, invalidation, logs, mounts, notify, orders, supervisor, warm
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
 from mountd.facts import MountFacts
@@ -192,6 +192,7 @@ def _run(
                     "status": lambda words, call: about.status(),
                     "options": lambda words, call: {"what": config.name, "options": config.values()},
                     "invalidate": invalidation.operation(mounted, operations),
+                    "order": orders.operation(mountpoint, mounted, operations),
                     **cachecontrol.operations(mounted.cache, disk),
                     **warm.operations(mounted, shown_root, mountpoint),
                 },

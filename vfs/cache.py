@@ -130,6 +130,7 @@ class ChunkCache:
         self._disk_turn = threading.Lock()
         self._fetchers = Fetchers(_FETCHERS, _IDLE_S, self._is_unused, self._give_back_memory)
         self._read_at_s = self._fetched_at_s = 0.0
+        self._holding = 0
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._disk = Disk(folder, limit_bytes, self._evicted) if folder is not None else None
 
@@ -196,7 +197,8 @@ class ChunkCache:
         """The range if it is at hand without waiting. The buffer is valid until the next call."""
         with self._lock:
             parts = self._at_hand(thing, start, length)
-            self._observe(thing, start, length, waits=parts is None)
+            if parts is None or not thing.is_planned():
+                self._observe(thing, start, length, waits=parts is None)
             self._let_go(thing, parts or (), start + length)
         if parts is None:
             thing.observed.add((start, length))
@@ -232,7 +234,8 @@ class ChunkCache:
             thing.observed.discard((start, length))
             if not observed:
                 waits = self._at_hand(thing, start, length) is None
-                self._observe(thing, start, length, waits=waits)
+                if waits or not thing.is_planned():
+                    self._observe(thing, start, length, waits=waits)
             parts, mine = self._launch(thing, start, length)
             self._count(parts, mine, start, start + length)
         self._fly(thing, mine, load=False)
@@ -604,6 +607,23 @@ class ChunkCache:
             thing, piece = self.object(source, obj), Piece(0, obj.size_bytes, None)
             self._fetchers.add(_OBJECTS, [partial(self._fetch_piece, thing, piece)])
 
+    def prefetch(self, thing: "CachedObject", start: int, length: int) -> int:
+        """Has a range at hand that is going to be read, and gives how many bytes were fetched; blocks. Readahead hears
+        nothing of it. Raises what the source raises."""
+        self._wait_for_disk()
+        with self._lock:
+            parts, mine = self._launch(thing, start, length)
+        self._fly(thing, mine, load=True)
+        for _, part in parts:
+            if isinstance(part, _Flight) and part not in mine:
+                Flights.wait(part.landed, thing.info.key)
+        return sum(flight.fetched_bytes for flight in mine)
+
+    def hold(self, count: int) -> None:
+        """So many more (or fewer) have things brought to hand that must not go when nothing is read for a while."""
+        with self._lock:
+            self._holding += count
+
     def _fetch_piece(self, thing: "CachedObject", piece: Piece) -> None:
         self._wait_for_disk()
         with self._lock:
@@ -632,7 +652,7 @@ class ChunkCache:
                 self._disk_turn.release()
 
     def _is_unused(self) -> bool:
-        return time.monotonic() - self._read_at_s > _IDLE_S
+        return not self._holding and time.monotonic() - self._read_at_s > _IDLE_S
 
     def _give_back_memory(self) -> None:
         """Nothing was read for a while."""
@@ -652,6 +672,8 @@ class CachedObject:
         self.owner = owner_of(source.url, info)
         self.observed: set[tuple[int, int]] = set()
         """Ranges that readahead need not hear of: `ready` told it and did not have them, or they are isolated."""
+        self.is_planned: Callable[[], bool] = _no
+        """Whether readahead need not hear of reads whose bytes are at hand: they were brought, and prove no stream."""
         self._cache = cache
 
     def ready(self, start: int, length: int) -> Buffer | None:
@@ -664,6 +686,10 @@ class CachedObject:
         if isolated:
             self.observed.add((start, length))
         return self._cache.read(self, start, length)
+
+    def prefetch(self, start: int, length: int) -> int:
+        """`ChunkCache.prefetch`."""
+        return self._cache.prefetch(self, start, length)
 
     def cached_bytes(self) -> int:
         """How many of the object's bytes are on disk."""
@@ -703,6 +729,10 @@ def units_within(start: int, end: int) -> set[int]:
         for level, size_bytes in enumerate(UNIT_BYTES)
         for index in range(-(-start // size_bytes), end // size_bytes)
     }
+
+
+def _no() -> bool:
+    return False
 
 
 class _Useless(Exception):

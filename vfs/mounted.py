@@ -9,7 +9,7 @@ A name that the source really has always wins: `frames` is only there where noth
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -61,6 +61,10 @@ class MountedDataset:
         self.disk = disk
         self.show_frames = show_frames
         self._siblings = Siblings(CHUNK_BYTES)
+        self.before_close: list[Callable[[], None]] = []
+        """What ends with it, and uses what it has."""
+        self.expects: Callable[[str, bool], bool] | None = None
+        """Whether a file of this path was said to be read (in ranges), by somebody who has it fetched. Never blocks."""
 
     @property
     def root(self) -> "FolderNode":
@@ -72,11 +76,19 @@ class MountedDataset:
         listing does not tell versions, the object is asked for."""
         return ObjectFile(self.source, self.cache, obj, on_change=lambda: self._is_replaced(folder, obj))
 
-    def opened(self, folder: str, obj: ObjectInfo) -> ObjectFile:
-        """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn."""
-        if self.cache is not None and (question := self._siblings.opened(folder, obj)) is not None:
+    def opened(self, folder: str, name: str, obj: ObjectInfo) -> ObjectFile:
+        """`object_file`, opened by somebody; the files beside it are fetched ahead where they are opened in turn, and
+        nothing is known of what its reader opens next."""
+        file = self.object_file(folder, obj)
+        if self.cache is None:
+            return file
+        path = f"{folder}/{name}" if folder else name
+        file.plan(lambda: self.expects is not None and self.expects(path, True))
+        if self.expects is not None and self.expects(path, False):
+            return file
+        if (question := self._siblings.opened(folder, obj)) is not None:
             self.cache.later(partial(self._fetch_siblings, self.cache, question))
-        return self.object_file(folder, obj)
+        return file
 
     def _fetch_siblings(self, cache: ChunkCache, question: Question) -> None:
         name = posixpath.basename(question.key or "")
@@ -141,6 +153,8 @@ class MountedDataset:
 
     def close(self) -> None:
         """Releases decoders, database and connections."""
+        for end in self.before_close:
+            end()
         self.shelf.close()
         self.sizes.close()
         self.catalog.close()
@@ -336,7 +350,11 @@ class ObjectNode(File):
 
     def open(self) -> ObjectFile:
         """The file's bytes, pinned to the version that stat showed."""
-        return self._mounted.opened(self._folder, self._object)
+        return self._mounted.opened(self._folder, self._entry.name, self._object)
+
+    def stored(self) -> ObjectFile:
+        """The file's bytes, for somebody who has them fetched and does not read them."""
+        return self._mounted.object_file(self._folder, self._object)
 
     def xattr_names(self) -> list[str]:
         """Facts of any file, of a name, and of a video."""

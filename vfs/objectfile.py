@@ -86,6 +86,24 @@ class ObjectFile:
         """Under what the cache has it; b"" where there is none."""
         return self._cached.owner if self._cached is not None else b""
 
+    def plan(self, is_planned: Callable[[], bool]) -> None:
+        """Who reads it here may be one of whom all is known, as long as this says so: what it finds at hand then says
+        nothing of what it reads next. Never blocks."""
+        if self._cached is not None:
+            self._cached.is_planned = is_planned
+
+    def prefetch(self, start: int, length: int) -> int:
+        """Has a range at hand before its reader comes, and gives how many bytes were fetched for that; blocks. Of a
+        local source nothing is. Raises what `read` raises."""
+        length = clip(start, length, self.size_bytes)
+        if self._cached is None or length == 0:
+            return 0
+        try:
+            return self._cached.prefetch(start, length)
+        except (Changed, NotFound):
+            self._on_change()
+            raise
+
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""
         return self.size_bytes if self._cached is None else self._cached.cached_bytes()

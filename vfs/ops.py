@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -110,6 +110,21 @@ def _answered(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
     return answered
 
 
+class Watcher(Protocol):
+    """Who wants to hear what readers do. Never blocks."""
+
+    wants_reads: bool
+    """Whether reads are to be told, and not openings alone."""
+
+    def opened(self, path: str) -> None:
+        """A file was opened, of this path below the root."""
+        ...
+
+    def read(self, path: str, start: int, length: int) -> None:
+        """A range of it is read."""
+        ...
+
+
 class Operations(pyfuse3.Operations):
     """Serves a tree, read-only."""
 
@@ -130,6 +145,7 @@ class Operations(pyfuse3.Operations):
         self._next_handle = 0
         # What the kernel was told is not at the root: only by its name can it be told otherwise.
         self._absent_at_root: deque[bytes] = deque(maxlen=_MOST_ABSENT)
+        self.watcher: Watcher | None = None
         self._data_threads = trio.CapacityLimiter(_DATA_THREADS)
         self._name_threads = trio.CapacityLimiter(_NAME_THREADS)
 
@@ -324,6 +340,8 @@ class Operations(pyfuse3.Operations):
         self._files[handle] = (Inode(inode), reader)
         self.tree.pin(Inode(inode), node)
         self.counters.opens += 1
+        if self.watcher is not None:
+            self.watcher.opened(self._path(Inode(inode)))
         # An inode is one version, so its pages stay right. A file that is made anew at each opening has no version,
         # and neither pages worth keeping nor a size that they could follow.
         return FileInfo(fh=handle, keep_cache=bool(node.version), direct_io=not node.version)
@@ -331,6 +349,8 @@ class Operations(pyfuse3.Operations):
     @_answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         inode, reader = self._files[fh]
+        if self.watcher is not None and self.watcher.wants_reads:
+            self.watcher.read(self._path(inode), off, size)
         # What is at hand costs no thread. The buffer may be used again at the next read: pyfuse3 has sent it by then,
         # because nothing is awaited from here to its reply.
         data = reader.ready(off, size)
@@ -406,6 +426,16 @@ class Operations(pyfuse3.Operations):
         answer.st_blksize = _IO_BYTES if size_bytes > _SMALL_BYTES else _SMALL_IO_BYTES
         answer.st_blocks = -(-size_bytes // _BLOCK_BYTES)
         answer.st_mtime_ns = answer.st_ctime_ns = answer.st_atime_ns = mtime_ns
+
+    def _path(self, inode: Inode) -> str:
+        """The path below the root that an inode stands for; "" for one that the kernel has given back."""
+        names: list[str] = []
+        with suppress(NotFound):
+            while inode != ROOT:
+                inode, name = self.tree.place(inode)
+                names.append(name)
+            return "/".join(reversed(names))
+        return ""
 
     @asynccontextmanager
     async def _fresh_after_change(self, inode: Inode) -> AsyncIterator[None]:

@@ -103,9 +103,10 @@ class VideoShelf:
         self._series: LRUCache[Hashable, Series] = LRUCache(_MOST_SERIES)
         self._workers: Workers | None = None
         self._index_flights: Flights[str, VideoIndex] = Flights()
-        self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._errands: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._runner: threading.Thread | None = None
         self._used_at_s = 0.0
+        self._holding = 0
         self._closed = False
 
     # -- indices
@@ -190,6 +191,11 @@ class VideoShelf:
             self._fly(pictures, [frame], wanted(), urgent=True)
         return Flights.wait(flight.landed, pictures.footage.name)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a disk for pictures."""
+        return self._disk is not None
+
     def spend(self, pictures: Pictures, frame: int) -> None:
         """The file was read: it is the next to go from memory."""
         key = (pictures.owner, frame)
@@ -211,7 +217,7 @@ class VideoShelf:
     def _rest(self) -> bool:
         """Gives memory back, if nothing was read for a while."""
         with self._lock:
-            if time.monotonic() - self._used_at_s < _REST_S:
+            if self._holding or time.monotonic() - self._used_at_s < _REST_S:
                 return False
             self._files.clear()
             workers = self._workers
@@ -219,7 +225,7 @@ class VideoShelf:
             workers.rest()
         return True
 
-    def later(self, errand: Callable[[], None]) -> None:
+    def later(self, errand: Callable[[], object]) -> None:
         """Has something done ahead, by a thread that may wait."""
         self._errands.put(errand)
         with self._lock:
@@ -227,10 +233,25 @@ class VideoShelf:
                 self._runner = threading.Thread(target=self._run_errands, name="frames-ahead", daemon=True)
                 self._runner.start()
 
-    def make_ahead(self, pictures: Pictures, frames: Iterable[int], wanted: Sequence[int]) -> None:
-        """Has frames made that nobody waits for yet. May block, on a disk."""
-        mine = [frame for frame in frames if self._join(pictures, frame, waits=False)[1]]
-        self._fly(pictures, mine, wanted, urgent=False)
+    def make_ahead(
+        self,
+        pictures: Pictures,
+        frames: Iterable[int],
+        wanted: Sequence[int],
+        prepare: Callable[[Sequence[int]], None] = lambda frames: None,
+    ) -> "list[tuple[int, Future[memoryview]]]":
+        """Has frames made that nobody waits for yet. May block, on a disk. Gives those that are on their way.
+
+        `prepare` is called with those that have to be decoded, before they are.
+        """
+        joined = [(frame, *self._join(pictures, frame, waits=False)) for frame in frames]
+        self._fly(pictures, [frame for frame, _, mine in joined if mine], wanted, urgent=False, prepare=prepare)
+        return [(frame, flight.landed) for frame, flight, _ in joined if isinstance(flight, _Flight)]
+
+    def hold(self, count: int) -> None:
+        """So many more (or fewer) have pictures made that must not go when nothing is read for a while."""
+        with self._lock:
+            self._holding += count
 
     def make_for_disk(
         self, pictures: Pictures, frames: Iterable[int], is_wanted: Callable[[], bool]
@@ -339,7 +360,15 @@ class VideoShelf:
             flight.waiters += waits
             return flight, mine
 
-    def _fly(self, pictures: Pictures, frames: Sequence[int], wanted: Sequence[int], *, urgent: bool) -> None:
+    def _fly(
+        self,
+        pictures: Pictures,
+        frames: Sequence[int],
+        wanted: Sequence[int],
+        *,
+        urgent: bool,
+        prepare: Callable[[Sequence[int]], None] = lambda frames: None,
+    ) -> None:
         """Has the files of the caller's flights come, from disk or from the decoders."""
         missing = list(frames)
         try:
@@ -348,6 +377,7 @@ class VideoShelf:
                     missing.remove(frame)
             if not missing:
                 return
+            prepare(missing)
             answers = self._decoders().pictures(pictures.footage, pictures.form, missing, wanted, urgent=urgent)
         except BaseException as failure:
             for frame in missing:

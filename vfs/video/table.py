@@ -5,6 +5,7 @@ it. It knows no container and no codec library. Immutable: any thread may use it
 import these names from vfs.video.index.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
@@ -30,6 +31,9 @@ _EVEN = 0.9  # of the gaps between frames are one length: its inverse is the rat
 
 # H.264 and HEVC keep at most 16 pictures waiting (ITU-T H.264 A.3.1, H.265 A.4.1).
 _MAX_REORDER = 16
+
+# Packets that a decoder wants beyond those before it gives a picture: with two frame threads, and x264's two more.
+_HELD_BACK = 4
 
 
 UNSPECIFIED_MATRIX = 2
@@ -139,6 +143,17 @@ class VideoIndex:
         while place > 0 and self.packet_pts[self.key_packets[place]] > self.packet_pts[packet]:
             place -= 1
         return int(self.key_packets[max(place, 0)])
+
+    def bytes_for(self, key: int, frames: Iterable[int]) -> tuple[int, int]:
+        """Start and length of what has to be read for frames that are decoded from keyframe `key` on; length 0 where
+        it cannot be told, because packets are had through a demuxer."""
+        # A decoder lets a picture go when it has those that come before it on the screen, and a few more.
+        last = max(int(self.shown[frame]) for frame in frames) + 2 * self.reorder_depth + _HELD_BACK
+        starts = self.packet_offset[key : last + 1]
+        if self.container or not len(starts):
+            return 0, 0
+        start = int(np.min(starts))
+        return start, int(np.max(starts + self.packet_size[key : last + 1])) - start
 
 
 def build(
