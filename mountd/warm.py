@@ -15,11 +15,12 @@ from vfs.errors import OptionError
 from vfs.listing import Listing
 from vfs.mounted import MountedDataset
 from vfs.node import Directory
-from vfs.warming import JOBS, MOST_JOBS, Counts, Progress, Warming
+from vfs.warming import JOBS, MOST_JOBS, Warming
+from vfs.warmrun import Counts, Progress
 
 
 def operations(mounted: MountedDataset, root: Directory, mountpoint: Path) -> dict[str, Operation]:
-    """By name. Progress of warm, check and evict has the fields of vfs.warming.Progress."""
+    """By name. Progress of warm, check and evict has the fields of vfs.warmrun.Progress."""
     warming, listing = Warming(mounted, f"{mountpoint}/"), Listing(mounted, root, f"{mountpoint}/")
 
     def require(words: dict[str, Any], call: Call) -> dict[str, Any]:

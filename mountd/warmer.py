@@ -146,7 +146,7 @@ class Screen(Protocol):
     last: Facts
 
     def show(self, facts: Facts) -> None:
-        """Takes what a daemon tells (vfs.warming.Progress)."""
+        """Takes what a daemon tells (vfs.warmrun.Progress)."""
         ...
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ _RATE_S = 10.0  # the rate is that of the last seconds
 class Bars:
     """A bar of bytes, or of pictures while these are made, and a line below: files, failures, and what was begun last.
 
-    Takes what a daemon tells (vfs.warming.Progress)."""
+    Takes what a daemon tells (vfs.warmrun.Progress)."""
 
     def __init__(self) -> None:
         self.last: dict[str, Any] = {}

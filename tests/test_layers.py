@@ -20,6 +20,7 @@ TOP = Path(__file__).resolve().parent.parent
 LAYERS = (
     {"mountd"},
     {"vfs.ops", "vfs.warming", "vfs.listing"},
+    {"vfs.warmrun"},
     {"vfs.walk", "vfs.ordering"},
     {"vfs.tree", "vfs.mounted", "vfs.orderpictures"},
     {"vfs.datasets"},

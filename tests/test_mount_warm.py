@@ -293,7 +293,7 @@ def test_two_mounts_are_looked_at_before_either_is_fetched(server: S3Server, sto
         (["M/.egofs/status.json"], ".egofs/status.json: no such file or folder"),
         (["--jobs", "0", "M"], "0 is not in the range"),
         (["--check", "--evict", "M"], "do not go together"),
-        ([], "Missing argument"),
+        ([], "say what: a PATH, a GLOB or an @LIST"),
     ],
 )
 def test_bad_input_is_one_line_and_fetches_nothing(

@@ -24,7 +24,8 @@ from vfs.mounted import MountedDataset
 from vfs.node import Kind
 from vfs.sources import Source
 from vfs.sources.archives import ArchiveSource
-from vfs.warming import Counts, Progress, Warming
+from vfs.warming import Warming
+from vfs.warmrun import Counts, Progress
 
 MIB = 1 << 20
 UNIT = 4 * MIB

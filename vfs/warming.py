@@ -12,13 +12,11 @@ Any thread may call; each call does its work in threads of its own, while the ca
 `report` that raises breaks it off: what is being fetched at that moment still comes, nothing else is begun.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -32,7 +30,6 @@ from vfs.errors import (
     NotFound,
     OptionError,
     OverQuota,
-    SourceError,
     Timeout,
     Unavailable,
 )
@@ -40,9 +37,8 @@ from vfs.mounted import MountedDataset
 from vfs.shelf import OnDisk
 from vfs.sources.archives import ArchiveSource
 from vfs.valuefile import file_bytes_of
-from vfs.walk import Pictures, Piece, Place, Seen, Walk
-
-log = logging.getLogger(__name__)
+from vfs.walk import Pictures, Piece, Place, Walk
+from vfs.warmrun import LOOK_S, BrokenOff, Counts, Crew, Progress, Run
 
 _T = TypeVar("_T")
 
@@ -53,74 +49,18 @@ JOBS = 16
 MOST_JOBS = 128
 # Videos whose pictures are made at the same time: there is a decoder's process for four cores.
 _VIDEOS = 4
-# While readers fetch, this part of the jobs does.
-_SHARE = 4
 _REPORT_S = 0.2
 # Before anything is fetched, what is asked for is counted, for so long; then it is counted while it is fetched.
 _COUNT_S = 5.0
 # Files whose units on disk are asked for together.
 _TOGETHER = 1000
-_MOST_FAILURES = 1000  # whose texts are kept; all are counted
 _UNIT = UNIT_BYTES[0]
-_LOOK_S = 0.1
 # Each waits for the disk for 20 s.
 _MOST_SETTLES = 6
 _REFUSALS = (AccessDenied, OverQuota)
 
 Report = Callable[[dict[str, object]], None]
 """Is told how far it is: the fields of Progress. May raise, which breaks off what it is told of."""
-
-
-@dataclass
-class Counts:
-    """Of what was asked for, how much there is: files (each object once), their bytes, and pictures. Sizes that nobody
-    knows are not in `bytes`, nor pictures of videos in `pictures` whose number nobody knows."""
-
-    files: int = 0
-    bytes: int = 0
-    pictures: int = 0
-    unknown_sizes: int = 0
-    unknown_videos: int = 0
-    files_on_disk: int = 0
-    bytes_on_disk: int = 0
-    pictures_on_disk: int = 0
-
-    @property
-    def is_all_there(self) -> bool:
-        """Whether everything is on disk."""
-        return not self.unknown_sizes and not self.unknown_videos and self.missing == (0, 0, 0)
-
-    @property
-    def missing(self) -> tuple[int, int, int]:
-        """Files, bytes and pictures that are not on disk."""
-        return (
-            self.files - self.files_on_disk,
-            self.bytes - self.bytes_on_disk,
-            self.pictures - self.pictures_on_disk,
-        )
-
-
-@dataclass
-class Progress:
-    """How far a warming is. What was asked for is in `asked`, which grows until `is_counted`."""
-
-    phase: str = "counting"
-    asked: Counts = field(default_factory=Counts)
-    is_counted: bool = False
-    files: int = 0
-    bytes: int = 0
-    pictures: int = 0
-    fetched_bytes: int = 0
-    made_pictures: int = 0
-    failed: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    """Path and reason of the first of them."""
-    now: str = ""
-    """What was last begun."""
-
-
-class _BrokenOff(Exception):
-    """Nobody wants it any more."""
 
 
 class Warming:
@@ -141,14 +81,14 @@ class Warming:
 
     def require(self, paths: Iterable[str]) -> None:
         """Raises OptionError for a path that is not there, and what finding it raises."""
-        self._places(self._walk(_Run(), with_frames=False, may_read=True), paths)
+        self._places(self._walk(Run(), with_frames=False, may_read=True), paths)
 
     def check(self, paths: Sequence[str], *, with_frames: bool, report: Report) -> tuple[Progress, Counts]:
         """How much of what stands at and below these paths is on disk. Fetches nothing but listings.
 
         Raises OptionError for a path that is not there, and what `report` raises."""
 
-        def work(run: _Run) -> tuple[Progress, Counts]:
+        def work(run: Run) -> tuple[Progress, Counts]:
             return run.progress, self._count(run, run.progress.asked, paths, with_frames)
 
         return self._reporting(work, report)
@@ -165,7 +105,7 @@ class Warming:
         if disk is None:
             raise OptionError("this mount keeps nothing on disk: mount it with cache=on")
 
-        def work(run: _Run) -> tuple[Progress, Counts]:
+        def work(run: Run) -> tuple[Progress, Counts]:
             run.room_bytes = None if force else disk.allowed_bytes()
             places = self._places(self._walk(run, with_frames=with_frames, may_read=True), paths)
             with run.beside(lambda: self._count_first(run, paths, with_frames), _COUNT_S):
@@ -189,7 +129,7 @@ class Warming:
 
         Raises as `check` does."""
 
-        def work(run: _Run) -> tuple[Progress, int]:
+        def work(run: Run) -> tuple[Progress, int]:
             places = self._places(self._walk(run, with_frames=with_frames, may_read=False), paths)
             if self._disk is None:
                 return run.progress, 0
@@ -201,9 +141,9 @@ class Warming:
 
     # -- who does it
 
-    def _reporting(self, work: "Callable[[_Run], _T]", report: Report, jobs: int = 1) -> _T:
+    def _reporting(self, work: Callable[[Run], _T], report: Report, jobs: int = 1) -> _T:
         """Has it done in another thread, and reports meanwhile."""
-        run, done = _Run(jobs), Future[_T]()
+        run, done = Run(jobs), Future[_T]()
 
         def run_it() -> None:
             try:
@@ -218,12 +158,12 @@ class Warming:
                     done.exception(_REPORT_S)
                 report(self._facts(run))
             return done.result()
-        except _BrokenOff:
+        except BrokenOff:
             raise run.refusal or Unavailable("it was broken off") from None
         finally:
             run.end()
 
-    def _facts(self, run: "_Run") -> dict[str, object]:
+    def _facts(self, run: Run) -> dict[str, object]:
         facts = run.facts()
         for name, done_bytes, size_bytes in [*self._being_indexed()][:1]:
             facts["indexing"] = [name, done_bytes, size_bytes]
@@ -232,7 +172,7 @@ class Warming:
     def _being_indexed(self) -> Collection[tuple[str, int, int]]:
         return self._archives.under_way() if self._archives is not None else []
 
-    def _walk(self, run: "_Run", *, with_frames: bool, may_read: bool) -> Walk:
+    def _walk(self, run: Run, *, with_frames: bool, may_read: bool) -> Walk:
         return Walk(
             self._mounted,
             with_frames=with_frames,
@@ -252,24 +192,24 @@ class Warming:
 
     # -- what is there
 
-    def _count_first(self, run: "_Run", paths: Sequence[str], with_frames: bool) -> None:
+    def _count_first(self, run: Run, paths: Sequence[str], with_frames: bool) -> None:
         self._count_bytes(run, run.progress.asked, paths, with_frames)
         run.progress.is_counted = True
 
-    def _count(self, run: "_Run", counts: Counts, paths: Sequence[str], with_frames: bool) -> Counts:
+    def _count(self, run: Run, counts: Counts, paths: Sequence[str], with_frames: bool) -> Counts:
         """Adds what is asked for to `counts`, and how much of it is on disk. Some seconds for 100,000 files."""
         places = self._count_bytes(run, counts, paths, with_frames)
         self._count_pictures(run, counts, places, with_frames, may_read=False)
         return counts
 
-    def _count_bytes(self, run: "_Run", counts: Counts, paths: Sequence[str], with_frames: bool) -> list[Place]:
+    def _count_bytes(self, run: Run, counts: Counts, paths: Sequence[str], with_frames: bool) -> list[Place]:
         walk = self._walk(run, with_frames=with_frames, may_read=False)
         places = self._places(walk, paths)
         for some in _batches((piece for place in places for piece in walk.pieces(place)), _TOGETHER):
             self._count_pieces(run, counts, some)
         return places
 
-    def _count_pieces(self, run: "_Run", counts: Counts, pieces: list[Piece]) -> None:
+    def _count_pieces(self, run: Run, counts: Counts, pieces: list[Piece]) -> None:
         run.require_wanted()
         kept: dict[bytes, list[int]] = {}
         if self._disk is not None and not self.is_local:
@@ -289,7 +229,7 @@ class Warming:
         run.require_room()
 
     def _count_pictures(
-        self, run: "_Run", counts: Counts, places: list[Place], with_frames: bool, *, may_read: bool
+        self, run: Run, counts: Counts, places: list[Place], with_frames: bool, *, may_read: bool
     ) -> None:
         walk = self._walk(run, with_frames=with_frames, may_read=may_read)
         for pictures in (each for place in places for each in walk.pictures(place)):
@@ -306,11 +246,11 @@ class Warming:
 
     # -- bringing it
 
-    def _bring_bytes(self, run: "_Run", places: list[Place], with_frames: bool, jobs: int) -> None:
+    def _bring_bytes(self, run: Run, places: list[Place], with_frames: bool, jobs: int) -> None:
         run.progress.phase = "fetching"
         if self.is_local:
             return
-        walk, crew = self._walk(run, with_frames=with_frames, may_read=True), _Crew(run, jobs)
+        walk, crew = self._walk(run, with_frames=with_frames, may_read=True), Crew(run, jobs)
         for place in places:
             for piece in walk.pieces(place):
                 self._bring(run, crew, piece)
@@ -318,17 +258,17 @@ class Warming:
         if self._mounted.cache is not None:
             self._mounted.cache.rest_later()
 
-    def _bring_pictures(self, run: "_Run", places: list[Place], with_frames: bool, jobs: int) -> None:
+    def _bring_pictures(self, run: Run, places: list[Place], with_frames: bool, jobs: int) -> None:
         walk = self._walk(run, with_frames=with_frames, may_read=True)
         # A video's pictures are made in order, by one of few processes: more at a time would only take memory.
-        crew = _Crew(run, min(jobs, _VIDEOS))
+        crew = Crew(run, min(jobs, _VIDEOS))
         for place in places:
             for pictures in walk.pictures(place):
                 run.require_wanted()
                 crew.hand(partial(self._make, run, pictures))
         crew.finish()
 
-    def _bring(self, run: "_Run", crew: "_Crew", piece: Piece) -> None:
+    def _bring(self, run: Run, crew: Crew, piece: Piece) -> None:
         """Has the units of a file fetched that are not there."""
         file = _File(piece)
         position, end = piece.start, piece.start + piece.length
@@ -345,7 +285,7 @@ class Warming:
             position = stop
         self._brought(run, file, 0, 0)
 
-    def _fetch(self, run: "_Run", file: "_File", start: int, length: int) -> None:
+    def _fetch(self, run: Run, file: "_File", start: int, length: int) -> None:
         try:
             fetched = 0
             while not file.has_failed:
@@ -367,11 +307,11 @@ class Warming:
             self._brought(run, file, 0, 0)
 
     @contextmanager
-    def _in_turn(self, run: "_Run") -> Iterator[None]:
+    def _in_turn(self, run: Run) -> Iterator[None]:
         """Lets readers go first: while they fetch, few of the jobs do."""
         cache = self._mounted.cache
         while not run.begins(few=cache is not None and cache.is_fetching):
-            run.moment.wait(_LOOK_S)
+            run.moment.wait(LOOK_S)
         try:
             yield
         finally:
@@ -379,14 +319,14 @@ class Warming:
                 run.fetching -= 1
 
     @staticmethod
-    def _brought(run: "_Run", file: "_File", length: int, fetched: int) -> None:
+    def _brought(run: Run, file: "_File", length: int, fetched: int) -> None:
         with run.lock:
             file.left -= 1
             run.progress.bytes += length
             run.progress.fetched_bytes += fetched
             run.progress.files += file.left == 0 and not file.has_failed
 
-    def _make(self, run: "_Run", pictures: Pictures) -> None:
+    def _make(self, run: Run, pictures: Pictures) -> None:
         """Has pictures of one video made that are not there."""
         stretch = pictures.stretch
         assert stretch is not None, "who may read knows them"
@@ -411,7 +351,7 @@ class Warming:
             run.failed(pictures.path, type(failures[0])(f"{failures[0]}{more}"))
 
     @staticmethod
-    def _made(run: "_Run", picture: OnDisk) -> None:
+    def _made(run: Run, picture: OnDisk) -> None:
         with run.lock:
             run.progress.pictures += 1
             run.progress.made_pictures += picture.is_new
@@ -419,7 +359,7 @@ class Warming:
         run.require_room()
 
     @staticmethod
-    def _settle(run: "_Run", disk: Disk) -> None:
+    def _settle(run: Run, disk: Disk) -> None:
         run.progress.phase = "writing"
         for _ in range(_MOST_SETTLES):
             if not disk.is_writing():
@@ -429,7 +369,7 @@ class Warming:
 
     # -- taking it out
 
-    def _evict_all(self, run: "_Run", disk: Disk, places: list[Place], with_frames: bool) -> int:
+    def _evict_all(self, run: Run, disk: Disk, places: list[Place], with_frames: bool) -> int:
         freed = 0
         walk = self._walk(run, with_frames=with_frames, may_read=False)
         for some in _batches((piece for place in places for piece in walk.pieces(place)), _TOGETHER):
@@ -460,141 +400,6 @@ class _File:
         self.piece = piece
         self.left = 1
         self.has_failed = False
-
-
-class _Run:
-    """One warming: how far it is, and whether it goes on. `lock` is over the numbers of `progress`."""
-
-    def __init__(self, jobs: int = 1) -> None:
-        self.progress = Progress()
-        self.lock = threading.Lock()
-        self.refusal: EgofsError | None = None
-        """Why it goes no further."""
-        self.room_bytes: int | None = None
-        """What the disk may hold in all; None where that is not asked."""
-        self.few = max(1, jobs // _SHARE)
-        """Of the jobs those that go on while readers fetch."""
-        self.fetching = 0
-        self.moment = threading.Event()
-        """Set at the end."""
-        self.asked_disk_bytes = 0
-        """What will stand there in the end."""
-        self._failed = Seen()
-        self._ended = False
-
-    def is_wanted(self) -> bool:
-        """Whether it goes on."""
-        return not self._ended
-
-    def begins(self, *, few: bool) -> bool:
-        """Counts one that begins to fetch, unless there are to be `few` and these do already."""
-        with self.lock:
-            begins = not few or self.fetching < self.few or self._ended
-            self.fetching += begins
-            return begins
-
-    def end(self) -> None:
-        """Nothing is begun any more."""
-        self._ended = True
-        self.moment.set()
-
-    def require_wanted(self) -> None:
-        """Raises _BrokenOff where it does not go on."""
-        if self._ended:
-            raise _BrokenOff
-
-    def require_room(self) -> None:
-        """Ends it where more would stand on the disk than may: what came first would go again."""
-        if self.room_bytes is not None and self.asked_disk_bytes > self.room_bytes:
-            asked, room = (f"{size / (1 << 30):.1f} GiB" for size in (self.asked_disk_bytes, self.room_bytes))
-            self.stop(
-                OptionError(
-                    f"{asked} at least are asked for, and the cache holds {room}: egofs cache resize, "
-                    "ask for less, or --force"
-                )
-            )
-            raise _BrokenOff
-
-    def stop(self, refusal: EgofsError) -> None:
-        """Ends it with a reason."""
-        with self.lock:
-            self.refusal = self.refusal or refusal
-        self.end()
-
-    @contextmanager
-    def beside(self, work: Callable[[], None], before_s: float) -> Iterator[None]:
-        """Does something in a thread while something else is done, which begins so much later at most."""
-        thread = threading.Thread(target=self.guarded, args=(work,), name="warming", daemon=True)
-        thread.start()
-        thread.join(before_s)
-        self.require_wanted()
-        yield
-        while thread.is_alive():
-            thread.join(_LOOK_S)
-            self.require_wanted()
-        self.require_wanted()
-
-    def guarded(self, work: Callable[[], None]) -> None:
-        """Does a part of it in a thread; what must not go on ends it."""
-        try:
-            work()
-        except _BrokenOff:
-            pass
-        except EgofsError as refusal:
-            self.stop(refusal)
-        except Exception as failure:
-            log.exception("a bug in warming")
-            self.stop(SourceError(f"a bug: {type(failure).__name__}: {failure}"))
-
-    def failed(self, path: str, failure: EgofsError) -> None:
-        """Something cannot be had; the rest goes on. Of a path that is told twice only the first is heard."""
-        with self.lock:
-            if not self._failed.add(path):
-                return
-            self.progress.failed += 1
-            if len(self.progress.failures) < _MOST_FAILURES:
-                self.progress.failures.append((path, str(failure)))
-
-    def facts(self) -> dict[str, object]:
-        """The progress, without what is only told at the end."""
-        with self.lock:
-            return {**vars(self.progress), "asked": vars(self.progress.asked).copy(), "failures": []}
-
-
-class _Crew:
-    """Threads that do what is handed to them, so many things at a time; who hands over waits for a free one."""
-
-    def __init__(self, run: _Run, count: int) -> None:
-        self._run = run
-        self._count = count
-        self._free = threading.Semaphore(count)
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="warm")
-
-    def hand(self, work: Callable[[], None]) -> None:
-        """Has it done. Raises _BrokenOff where nothing is to be begun any more."""
-        self._take()
-        self._threads.submit(self._do, work)
-
-    def finish(self) -> None:
-        """Returns when all is done."""
-        for _ in range(self._count):
-            self._take()
-        self._threads.shutdown(wait=False)
-
-    def _take(self) -> None:
-        while not self._free.acquire(timeout=_LOOK_S):
-            self._run.require_wanted()
-        if not self._run.is_wanted():
-            self._free.release()
-            self._threads.shutdown(wait=False)
-            raise _BrokenOff
-
-    def _do(self, work: Callable[[], None]) -> None:
-        try:
-            if self._run.is_wanted():
-                self._run.guarded(work)
-        finally:
-            self._free.release()
 
 
 def _batches(things: Iterable[_T], count: int) -> Iterator[list[_T]]:
