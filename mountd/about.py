@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from mountd import secrets
 from vfs.errors import AccessDenied, NotFound, OverQuota
 from vfs.node import Attributes, Child, Directory, File, Kind, Node, tag_of
 
@@ -87,7 +88,7 @@ class ErrorLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Adds a line."""
-        self._lines.append(self.format(record) + "\n")
+        self._lines.append(secrets.redacted(self.format(record)) + "\n")
 
     def last(self) -> str | None:
         """The newest line, without what may follow it; None where there is none."""

@@ -44,6 +44,10 @@ class Call:
     def __init__(self, connection: socket.socket, descriptors: list[int] | None = None) -> None:
         self._connection = connection
         self._descriptors = [] if descriptors is None else descriptors
+        self.name = ""
+        """Of the operation."""
+        self.told: dict[str, Any] = {}
+        """The progress that was told last."""
 
     def descriptor(self) -> int | None:
         """The open file that came with the request: from now on the operation's to close."""
@@ -56,6 +60,7 @@ class Call:
 
     def tell(self, **facts: Any) -> None:
         """Sends progress. Raises Gone where nobody listens any more."""
+        self.told = facts
         self._send({"progress": facts})
         self.go_on()
 
@@ -83,6 +88,7 @@ class Server:
         """`device` is the mount's device number, MAJOR:MINOR. Raises OSError where no socket can be made."""
         self._operations = operations
         self._free = threading.Semaphore(_CALLS)
+        self._calls: set[Call] = set()
         self.path = _place_of_own(device)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         # Under its name only when it can be asked, or it would look like one that was left.
@@ -96,6 +102,10 @@ class Server:
         coming.rename(self.path)  # over one that a mount which had this number before has left
         _sweep(self.path.parent)
         threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def told(self, name: str) -> list[dict[str, Any]]:
+        """How far each call of an operation is that is under way and has said so."""
+        return [call.told for call in self._calls.copy() if call.name == name and call.told]
 
     def close(self) -> None:
         """Takes the socket away. Requests under way go on until they end or the process does."""
@@ -135,9 +145,11 @@ class Server:
         call = Call(connection, descriptors)
         try:
             words = _words(connection, descriptors)
-            operation = self._operations.get(str(words.pop("do", "")))
+            call.name = str(words.pop("do", ""))
+            operation = self._operations.get(call.name)
             if operation is None:
                 raise OptionError("the mount does not know what was asked of it: it runs another version; mount anew")
+            self._calls.add(call)
             call._send({"done": operation(words, call)})
         except EgofsError as failure:
             call._send({"failed": str(failure), "status": process.exit_status(failure)})
@@ -147,6 +159,7 @@ class Server:
             log.exception("a bug in an operation of the control socket")
             call._send({"failed": f"a bug: {type(failure).__name__}: {failure}", "status": process.BUG})
         finally:
+            self._calls.discard(call)
             call.close()
 
 

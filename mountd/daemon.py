@@ -115,7 +115,7 @@ def _run(
     logging.getLogger().addHandler(errors)
     cache_dir = config.cache.cache_dir
     dataset_module, options = config.dataset, config.dataset_options
-    endpoint = _open_endpoint(config.mount.metrics_port)
+    endpoint = _open_endpoint(config.mount.metrics_port, is_needed=not restarts)
     url = config.url or dataset_module.default_source(options, cache_dir)
     module, source_options = config.source_module(url)
     source = RetryingSource(
@@ -197,7 +197,10 @@ def _run(
                     **warm.operations(mounted, shown_root, mountpoint),
                 },
             )
-            facts.control = server.path if server else None
+            if server is not None:
+                facts.control = server.path
+                facts.under_way["warming"] = lambda: map(warm.under_way, server.told("warm"))
+                facts.under_way["order"] = lambda: map(orders.under_way, server.told("order"))
             if endpoint is not None:
                 endpoint.serve(about.metrics)
             _settle(ready, operations.counters if config.mount.frames else None, mounted.shelf.warm)
@@ -219,13 +222,20 @@ def _run(
         mounted.close()
 
 
-def _open_endpoint(port: int) -> "loopback.Endpoint | None":
-    """The port for metrics, taken; it is answered once the mount is. Raises OptionError where it cannot be had."""
+def _open_endpoint(port: int, *, is_needed: bool) -> "loopback.Endpoint | None":
+    """The port for metrics, taken; it is answered once the mount is. Raises OptionError where it cannot be had; who
+    takes the place of a daemon that died mounts without it."""
     if not port:
         return None
     from mountd import loopback  # 40 ms, for those who want it
 
-    return loopback.Endpoint(port)
+    try:
+        return loopback.Endpoint(port)
+    except OptionError as failure:
+        if is_needed:
+            raise
+        log.warning("no metrics: %s", failure)
+        return None
 
 
 def _open_control(mountpoint: Path, operations: dict[str, control.Operation]) -> control.Server | None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from vfs.ops import Operations
 
 UnderWay: TypeAlias = tuple[str, int, int]
-"""Something long that a mount is doing: a name for it, how much of it is done, and how much it is in all, in bytes."""
+"""Something long that a mount is doing: a name for it, how much of it is done, and how much it is in all, in bytes; 0
+where nobody knows."""
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")

@@ -42,7 +42,11 @@ class Mount:
 
 
 def real(directory: Path) -> Path:
-    """The path under which the kernel knows a mount point, even one whose daemon is dead."""
+    """The path under which the kernel knows a mount point, even one whose daemon is dead or hangs: what is said to be
+    one is not looked at."""
+    absolute = Path(os.path.abspath(directory.expanduser()))
+    if any(mount.mountpoint == absolute for mount in mounts()):
+        return absolute
     return Path(os.path.realpath(directory.expanduser()))
 
 

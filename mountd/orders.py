@@ -22,6 +22,12 @@ _TOLD_S = 1.0
 _LOOK_S = 0.1  # whether the asker is still there
 
 
+def under_way(told: dict[str, Any]) -> tuple[str, int, int]:
+    """An order for `egofs status`, by the progress that it told last: where it is, and the bytes that it fetched."""
+    lines = f" of {told['lines']}" if told["lines"] else ""
+    return f"line {told['line']}{lines}, {told['ahead_lines']} ahead", told["fetched_bytes"], 0
+
+
 def operation(mountpoint: Path, mounted: MountedDataset, served: "Operations") -> control.Operation:
     """`{"do": "order", "within": FOLDER, "roots": […], "follow": BOOL, "ahead": BYTES}` with the list's open file.
 

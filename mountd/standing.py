@@ -132,6 +132,8 @@ def amplification(status: dict[str, Any]) -> str:
 def under_way(each: dict[str, Any]) -> str:
     """Something long that a mount is doing."""
     done, whole = each["done_bytes"], each["all_bytes"]
+    if not whole:
+        return f"{each['kind']} {each['name']}: {shown.size(done)}"
     return f"{each['kind']} {each['name']}: {shown.size(done)} of {shown.size(whole)}{_percent(done, whole)}"
 
 

@@ -61,6 +61,13 @@ def operations(mounted: MountedDataset, root: Directory, mountpoint: Path) -> di
     return {"require": require, "warm": warm, "check": check, "evict": evict, "ls": listed}
 
 
+def under_way(told: dict[str, Any]) -> tuple[str, int, int]:
+    """A warming for `egofs status`, by the progress that it told last: what, and its bytes, done and in all."""
+    asked = told["asked"]
+    pictures = f", pictures {told['pictures']} of {asked['pictures']}" if asked["pictures"] else ""
+    return f"{told['files']} of {asked['files']} files{pictures}", told["bytes"], asked["bytes"]
+
+
 def _told(warming: Warming, progress: Progress, there: Counts) -> dict[str, Any]:
     return {
         **asdict(there),

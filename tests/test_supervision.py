@@ -359,3 +359,20 @@ def test_a_dead_mount_is_cleared_where_somebody_else_looks_after_it(tmp_path: Pa
     assert len([each for each in mounts.mounts() if each.mountpoint == directory]) == 2
     assert egofs("umount", directory).returncode == 0
     assert not is_mounted(directory)
+
+
+@pytest.mark.mount
+def test_a_mount_that_hangs_can_be_taken_away(tmp_path: Path) -> None:
+    source, directory = tmp_path / "source", tmp_path / "m"
+    for each in (source, directory):
+        each.mkdir()
+    assert egofs("mount", source, directory, "-o", f"cache_dir={tmp_path / 'c'},supervise=false").returncode == 0
+    pid = Mount(directory, tmp_path).pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = egofs("umount", "--lazy", directory, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert not is_mounted(directory)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert wait_for_end(pid, 20)

@@ -15,7 +15,7 @@ _EPILOG = """\b
 
 
 @click.command("invalidate", epilog=_EPILOG)
-@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=Path)
 def command(paths: tuple[Path, ...]) -> None:
     """Has the store asked anew for what is at PATH, a file or a folder with all below it, when it is next looked at.
 

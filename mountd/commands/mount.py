@@ -94,7 +94,7 @@ def _option_flags() -> Iterator[click.Option]:
 
 @click.command("mount", cls=_MountCommand, epilog=_EPILOG)
 @click.argument("what", metavar="SOURCE", shell_complete=completion.sources)
-@click.argument("directory", type=click.Path(path_type=Path), shell_complete=completion.folders)
+@click.argument("directory", type=Path, shell_complete=completion.folders)
 @click.option(
     "-o",
     "texts",

@@ -18,7 +18,7 @@ _EPILOG = """\b
 
 
 @click.command("stats", epilog=_EPILOG)
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", required=False, type=Path)
 @click.option("--format", "form", type=click.Choice(["pickle", "json", "csv"]), help="As FILE's suffix says, or json.")
 @click.option("-O", "--output", "file", type=click.Path(path_type=Path), help="Where to write it, instead of here.")
 @click.option("--views", metavar="NAME+…", help="Of these views alone: v3+e4, egocentric, … or videos' names.")

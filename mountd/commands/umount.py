@@ -12,7 +12,7 @@ _EPILOG = """\b
 
 
 @click.command("umount", epilog=_EPILOG)
-@click.argument("directory", type=click.Path(path_type=Path), shell_complete=completion.mount_points)
+@click.argument("directory", type=Path, shell_complete=completion.mount_points)
 @click.option("-l", "--lazy", is_flag=True, help="Take it away even while something uses it.")
 def command(directory: Path, lazy: bool) -> None:
     """Ends the mount on DIRECTORY and its daemon."""
