@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mountd import control, mounts, process
+from tests.mounting import wait_until
 from vfs.errors import NotFound
 
 DEVICE = "9999:424242"  # no mount has such a number
@@ -73,6 +74,14 @@ def said(server: control.Server, sent: bytes) -> dict[str, Any]:
         connection.sendall(sent)
         with connection.makefile("rb") as lines:
             return json.loads(list(lines)[-1])
+
+
+def is_answered(what: str) -> bool:
+    """Whether there is room for another request."""
+    try:
+        return control.ask(mount_of(), what) == {}
+    except process.DaemonFailed:
+        return False
 
 
 def in_child(work: Callable[[], None], uid: int) -> int:
@@ -196,7 +205,7 @@ def test_only_so_many_are_answered_at_a_time(folder: Path, monkeypatch: pytest.M
         release.set()
         for asker in askers:
             asker.join()
-        assert control.ask(mount_of(), "wait") == {}
+        wait_until(lambda: is_answered("wait"))
     finally:
         server.close()
 
