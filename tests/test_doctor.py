@@ -262,8 +262,8 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def asked(
     server: S3Server, *options: tuple[str, str | bool], what: str = "s3://bucket", tmp_path: Path, offline: bool = False
 ) -> dict[str, Finding]:
-    place = [("endpoint_url", server.endpoint_url), ("cache_dir", str(tmp_path / "cache"))]
-    found = by_check(store.source(store.Asked(what, [*place, *options]), offline))
+    given = {"endpoint_url": server.endpoint_url, "cache_dir": str(tmp_path / "cache"), **dict(options)}
+    found = by_check(store.source(store.Asked(what, [*given.items()]), offline))
     assert SECRET not in repr(found)
     assert all(request.method in ("GET", "HEAD") for request in server.requests)
     return found
@@ -400,7 +400,7 @@ def test_a_store_that_hangs_does_not_hold_up_what_is_known(served, keys, tmp_pat
         ("s3://bucket", [("viws", "all")], "viws"),
         ("/no/such/folder", [], "no folder at"),
         ("/no/such.toml", [], "No such file"),
-        ("https://me:pw@host/x", [], "seen by everyone"),
+        ("https://me:pw@host/x", [], "netrc=FILE"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_one_problem(what, options, said) -> None:
