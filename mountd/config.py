@@ -273,7 +273,7 @@ def _toml(file: Path) -> dict[str, Any]:
         values = tomllib.loads(file.read_text())
     except OSError as failure:
         raise OptionError(f"{file}: {failure.strerror}") from failure
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as failure:
+    except (ValueError, RecursionError) as failure:  # no TOML, no UTF-8, a date that is none, lists in lists
         raise OptionError(f"{file}: not TOML: {failure}") from failure
     nested = [key for key, value in values.items() if isinstance(value, dict)]
     if nested:

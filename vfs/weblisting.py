@@ -70,7 +70,7 @@ def multistatus(body: bytes, url: str) -> tuple[bool, list[Found]]:
             if folder.is_itself(href):
                 is_folder = properties.is_folder
             continue
-        size = int(properties.size) if properties.size.isascii() and properties.size.isdigit() else None
+        size = int(properties.size) if re.fullmatch("[0-9]{1,18}", properties.size) else None
         moment = int(web.moment_s(properties.modified))
         found[child[0]] = Found(child[0], properties.is_folder, size, moment, properties.etag.strip())
     return is_folder, list(found.values())
@@ -162,7 +162,10 @@ def _of_html(body: bytes, url: str) -> Iterator[Found]:
 
 
 def _of_json(body: bytes) -> Iterator[Found]:
-    told = json.loads(body.decode("utf-8", "surrogateescape"))
+    try:
+        told = json.loads(body.decode("utf-8", "surrogateescape"))
+    except RecursionError as failure:
+        raise ValueError("it is JSON, with lists in lists without end") from failure
     if not isinstance(told, list):
         raise ValueError("it is JSON, and no list of files")
     for entry in told:
@@ -175,7 +178,8 @@ def _of_json(body: bytes) -> Iterator[Found]:
             yield Found(name, True)
         elif entry.get("type", "file") == "file" and not entry.get("is_symlink"):
             size = entry.get("size")
-            yield Found(name, False, size if isinstance(size, int) and size >= 0 else None, _moment_s(entry))
+            is_size = type(size) is int and 0 <= size < 10**18
+            yield Found(name, False, size if is_size else None, _moment_s(entry))
         else:  # a link is followed by the server; what it has there is told by a request
             yield Found(name, False)
 

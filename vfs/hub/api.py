@@ -213,7 +213,7 @@ class Repository:
                     raise Timeout(f"{what}: {len(body)} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
             try:
                 return response, json.loads(body) if parse else None
-            except ValueError as failure:
+            except (ValueError, RecursionError) as failure:
                 raise CorruptData(f"{what}: what the hub answered is no JSON") from failure
 
     @contextmanager
