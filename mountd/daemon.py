@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import vfs.video
-from mountd import control, invalidation, mounts, supervisor
+from mountd import control, invalidation, mounts, supervisor, verification
 from mountd.about import AboutDirectory, ErrorLog, Refusals, RootWithAbout
 from mountd.config import Config, load
 from mountd.process import BUG, FAILED, DaemonFailed, exit_status, settle
@@ -197,6 +197,7 @@ def _open_control(
     answers: dict[str, control.Operation] = {
         "status": lambda words, call: status(),
         "invalidate": invalidation.operation(mounted, operations),
+        "verify": verification.operation(mounted, operations),
     }
     there = mounts.top(mountpoint)
     if there is None:

@@ -19,7 +19,7 @@ TOP = Path(__file__).resolve().parent.parent
 # A module may import from the rows below its own. Those in one row know nothing of each other.
 LAYERS = (
     {"mountd"},
-    {"vfs.ops"},
+    {"vfs.ops", "vfs.verifying"},
     {"vfs.tree", "vfs.mounted"},
     {"vfs.datasets"},
     {"vfs.frames"},
@@ -47,7 +47,10 @@ LAYERS = (
         "vfs.bucketlist",
         "vfs.bulk",
         "vfs.flat",
+        "vfs.s3sums",
     },
+    {"vfs.digests"},
+    {"vfs.crc"},
     {"vfs.errors", "vfs.extent", "vfs.malloc"},
 )
 # Video stands beside the rows: codecs over a reader that it is given, whoever gives it.

@@ -670,7 +670,8 @@ class _Staging:
         database.execute(f"{_UNLINK} WHERE space = ?", (space,))
         self._publish(database, space, time.time(), time.monotonic() - began)
         database.execute(
-            "UPDATE folder SET bytes = (SELECT CAST(TOTAL(size_bytes) AS INTEGER) FROM packed WHERE packed.folder = folder.id) "
+            "UPDATE folder SET bytes = "
+            "(SELECT CAST(TOTAL(size_bytes) AS INTEGER) FROM packed WHERE packed.folder = folder.id) "
             f"WHERE space = ? AND {_IS_PACKED}",
             (space,),
         )

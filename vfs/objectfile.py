@@ -64,6 +64,11 @@ class ObjectFile:
                 raise
             raise Changed(f"{failure}; it is another object than was told: open it again") from failure
 
+    def forget(self) -> None:
+        """Lets go of what is kept of it: it is not what the store has."""
+        if self._cached is not None:
+            self._cached.forget()
+
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""
         return self.size_bytes if self._cached is None else self._cached.cached_bytes()

@@ -1,4 +1,4 @@
-"""The command: see the package's docstring. Each target runs in a process of its own, begun anew where an input ends it."""
+"""The command: see the package's docstring. A target has a process of its own, begun anew where an input ends it."""
 
 import argparse
 import json

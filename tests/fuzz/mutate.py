@@ -18,9 +18,10 @@ _NASTY = (
     b"", b"0", b"-1", b"-0", b"1e999", b"NaN", b"Infinity", b"-Infinity", b"true", b"null", b"1.5", b"9" * 25,
     b"9" * 5000, b"0x10", b"1_000", "٣".encode(), b"..", b"../..", b"/", b"//", b"/etc/passwd", b".", b"\0",
     b"\xff", b"\xed\xa0\x80", "\u202e".encode(), b"a" * 256, b"a" * 5000, b"\r", b"\n", b"\r\n", b'"', b"'", b'""',
-    b"\\", b"\\u0000", b"\\ud800", b"%00", b"%2f", b"%2e%2e", b"%", b"&#0;", b"&#x110000;", b"&amp;", b"<", b"<!", b"<![",
-    b"<![CDATA[", b"<!DOCTYPE a [<!ENTITY b \"c\">]>", b"<?", b"<!--", b"]]>", b"[" * 3000, b'{"a":' * 3000, b"(" * 50,
-    b",", b"," * 3000, b"\t", b"=", b"[]", b"{}", b"[[]]", b'"a"', b"0001-01-01T00:00:00+23:59", b"9999-12-31T23:59:59Z",
+    b"\\", b"\\u0000", b"\\ud800", b"%00", b"%2f", b"%2e%2e", b"%", b"&#0;", b"&#x110000;", b"&amp;", b"<", b"<!",
+    b"<![", b"<![CDATA[", b"<!DOCTYPE a [<!ENTITY b \"c\">]>", b"<?", b"<!--", b"]]>", b"[" * 3000, b'{"a":' * 3000,
+    b"(" * 50, b",", b"," * 3000, b"\t", b"=", b"[]", b"{}", b"[[]]", b'"a"',
+    b"0001-01-01T00:00:00+23:59", b"9999-12-31T23:59:59Z",
     b"\xef\xbb\xbf", b"s3://", b"file:///etc/passwd", b"http://[", b"http://a:99999/", b"//b/c", b"?", b"#", b"\x1b[2J",
 )  # fmt: skip
 
@@ -133,7 +134,9 @@ def elements(draw: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes
         if how == 0 and at < len(out):
             out[at] = draw.choice((0x80, 0x81, 0x88, 0xFF, 0x40, 0x7F, 0x20, 0x10, 0x01, 0x00, 0xFE))
         elif how == 1:
-            out[at : at + draw.choice((1, 4, 8))] = draw.choice((b"\x01" + b"\xff" * 7, b"\x01" + bytes(7), b"\x1f" * 4))
+            out[at : at + draw.choice((1, 4, 8))] = draw.choice(
+                (b"\x01" + b"\xff" * 7, b"\x01" + bytes(7), b"\x1f" * 4)
+            )
         elif how == 2:
             _put(out, at + draw.randrange(1, 9), draw.choice(_EDGES[:-4]), draw.choice((1, 2, 4)))
         else:
@@ -178,7 +181,9 @@ def tars(draw: random.Random, data: bytes, corpus: Sequence[bytes]) -> bytes:
             out = bytearray(plain(draw, bytes(out), corpus))
             continue
         at = 512 * draw.randrange(len(out) // 512)
-        first, length = draw.choice(((0, 100), (100, 8), (124, 12), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8)))
+        first, length = draw.choice(
+            ((0, 100), (100, 8), (124, 12), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8))
+        )
         field = draw.choice(
             (b"\xff" * 12, b"\x80" + b"\xff" * 11, b"77777777777\0", b"-1", b" " * 12, b"\x80" + bytes(10) + b"\1")
             if first in (124, 136)

@@ -1,10 +1,11 @@
 """Archives, as folders of a source that has one of them: each listed whole, and the beginning of each member read."""
 
-from tests.fuzz.mutate import plain, tars
+from tests.fuzz.mutate import Mutator, plain, tars
 from tests.fuzz.run import Target
 from tests.fuzz.tree import check_listed
 from tests.memorysource import MemorySource
 from vfs.errors import EgofsError
+from vfs.sources import ObjectInfo
 from vfs.sources.archives import ArchiveSource
 
 _MOST_ENTRIES = 300
@@ -33,19 +34,19 @@ class _Walk:
             elif listed.object is not None:
                 self._read(listed.object)
 
-    def _read(self, obj: "object") -> None:
-        size = obj.size_bytes  # type: ignore[attr-defined]
+    def _read(self, obj: ObjectInfo) -> None:
+        size = obj.size_bytes
         for start in {0, size // 2}:
             length = min(_MOST_READ, size - start)
             if length > 0:
                 try:
-                    data = self._source.read(obj, start, length)  # type: ignore[arg-type]
+                    data = self._source.read(obj, start, length)
                 except EgofsError:
                     continue
                 assert len(data) == length, "fewer bytes than asked for"
 
 
-def _target(suffix: str, mutate: "object") -> Target:
+def _target(suffix: str, mutate: Mutator) -> Target:
     def run(data: bytes) -> None:
         source = ArchiveSource(MemorySource({f"a{suffix}": data}), None)
         try:
@@ -54,7 +55,7 @@ def _target(suffix: str, mutate: "object") -> Target:
         finally:
             source.close()
 
-    return Target(suffix.strip(".").replace(".", ""), run, mutate)  # type: ignore[arg-type]
+    return Target(suffix.strip(".").replace(".", ""), run, mutate)
 
 
 TARGETS = (_target(".zip", plain), _target(".tar", tars), _target(".tar.gz", plain))

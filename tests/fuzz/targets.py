@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mountd import config, control
 from tests.fuzz import packed, video
-from tests.fuzz.mutate import Mutator, plain, words
+from tests.fuzz.mutate import plain, words
 from tests.fuzz.run import Target, by_name
 from tests.fuzz.tree import check_catalog
 from tests.memorysource import MemorySource
@@ -198,10 +198,7 @@ def egoexo4d_manifest(data: bytes) -> None:
     source = MemorySource({f"{place}{part}/manifest.json": data for part in ("metadata", "takes")})
     manifests = Manifests(Documents(source, None), place, {"takes"}, ("metadata", "takes"), ("takes",))
     none: frozenset[str] = frozenset()
-    try:
-        _check_tree(manifests.rows(Filters(none, none, none, none, none)))
-    except OptionError as failure:
-        assert "are release" in str(failure)
+    _check_tree(manifests.rows(Filters(none, none, none, none, none)))
 
 
 def egoexo4d_takes(data: bytes) -> None:
@@ -336,7 +333,9 @@ def _good_catalog() -> bytes:
     if not _GOOD:
         file = _scratch("good.sqlite", b"")
         file.unlink()
-        some = [Entry(f"{number}.mp4", Kind.FILE, ObjectInfo(f"k{number}", 5, 7, "v"), "", True) for number in range(300)]
+        some = [
+            Entry(f"{number}.mp4", Kind.FILE, ObjectInfo(f"k{number}", 5, 7, "v"), "", True) for number in range(300)
+        ]
         with closing(Catalog(file, "fuzz", lambda folder: iter(some), 60.0)) as made:
             made.folder("")
         with closing(sqlite3.connect(file)) as database:
@@ -352,10 +351,6 @@ def _scratch(name: str, data: bytes) -> Path:
     return file
 
 
-def _json(name: str, run: "object", mutate: Mutator = words) -> Target:
-    return Target(name, run, mutate)  # type: ignore[arg-type]
-
-
 TARGETS = by_name(
     (
         *video.TARGETS,
@@ -363,17 +358,17 @@ TARGETS = by_name(
         Target("s3-list", s3_list, words, (ValueError, CorruptData)),
         Target("web-page", web_page, words, (ValueError,)),
         Target("webdav", webdav, words, (ValueError,)),
-        _json("hub-tree", hub_tree),
-        _json("drive-items", drive_items),
+        Target("hub-tree", hub_tree, words),
+        Target("drive-items", drive_items, words),
         Target("names", names_of_a_store, words, (UnicodeDecodeError,)),
         Target("file-list", file_list, words, (ValueError,)),
         Target("kinetics", kinetics, words),
         Target("ava", ava, words),
-        _json("ego4d-manifest", ego4d_manifest),
-        _json("ego4d-facts", ego4d_facts),
-        _json("egoexo4d-manifest", egoexo4d_manifest),
-        _json("egoexo4d-takes", egoexo4d_takes),
-        _json("egoexo4d-splits", egoexo4d_splits),
+        Target("ego4d-manifest", ego4d_manifest, words),
+        Target("ego4d-facts", ego4d_facts, words),
+        Target("egoexo4d-manifest", egoexo4d_manifest, words),
+        Target("egoexo4d-takes", egoexo4d_takes, words),
+        Target("egoexo4d-splits", egoexo4d_splits, words),
         Target("toml", toml, words, (OptionError,)),
         Target("options", options, words, (OptionError,)),
         Target("file-ids", file_ids, plain, (OptionError,)),

@@ -1,6 +1,5 @@
 """Videos: what makes an index of each container, what keeps one as bytes, and the codecs' edge."""
 
-import av
 import numpy as np
 
 from tests.clips import MemoryReader
@@ -24,7 +23,7 @@ def check(index: VideoIndex) -> None:
     assert int(index.pts[0]) == 0
     assert not (np.diff(index.pts) < 0).any(), "time goes back"
     assert int(index.pts[-1]) < index.duration_ticks
-    assert 0 <= int(index.shown.min())
+    assert int(index.shown.min()) >= 0
     assert int(index.shown.max()) < packets
     assert int(index.key_packets[0]) == 0
     assert not (np.diff(index.key_packets) <= 0).any()
@@ -58,8 +57,7 @@ def decode(data: bytes) -> None:
             try:
                 picture = decoder.frame(number)
                 rgb = picture.rgb()
-            except (UndecodableVideo, av.FFmpegError) as failure:
-                assert isinstance(failure, UndecodableVideo), failure
+            except UndecodableVideo:
                 continue
             assert rgb.shape == (index.height, index.width, 3)
     finally:

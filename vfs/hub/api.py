@@ -361,14 +361,24 @@ def _rows(what: str, told: Any) -> Iterator[Row]:
     for entry in told:
         try:
             kind, path = entry["type"], entry["path"]
+            if not isinstance(path, str):
+                raise TypeError("a path is a text")
             if kind == "directory":
                 yield Row(path, True)
             elif kind == "file":
                 lfs = entry.get("lfs")
                 size, version = (lfs["size"], lfs["oid"]) if lfs else (entry["size"], entry["oid"])
-                yield Row(path, False, int(size), str(version).removeprefix("sha256:"))
-        except (KeyError, TypeError, ValueError) as failure:
+                yield Row(path, False, _natural(size), str(version).removeprefix("sha256:"))
+        except (KeyError, TypeError, ValueError, OverflowError) as failure:
             raise CorruptData(f"{what}: an entry of the listing cannot be read") from failure
+
+
+def _natural(size: Any) -> int:
+    """A number of bytes. Raises ValueError for one below 0: that would be one that is not known."""
+    number = int(size)
+    if number < 0:
+        raise ValueError("no size")
+    return number
 
 
 def _cursor_in(url: str) -> str:

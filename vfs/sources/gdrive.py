@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vfs.digests import Checksum
 from vfs.drive import fileids, oauth, titles
 from vfs.drive.api import FOLDER, ID, ROOT_URL, SHORTCUT, Drive, Item
 from vfs.drive.walk import Walks
@@ -167,6 +168,11 @@ class DriveSource:
             self._require_access(what)
             raise NotFound(f"{what}: it is not there any more") from failure
         return data
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """The md5 that Drive told with the listing; its own documents, and what is encrypted, have none."""
+        md5 = obj.version.partition("/")[2]
+        return Checksum("md5", bytes.fromhex(md5)) if re.fullmatch("[0-9a-f]{32}", md5) else None
 
     def close(self) -> None:
         """Ends the connections."""

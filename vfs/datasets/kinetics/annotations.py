@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vfs import sources
 from vfs.datasets.kinetics.store import RELEASE_FOLDER
+from vfs.digests import Checksum
 from vfs.errors import NotFound, OptionError
 from vfs.sources import Listed, ObjectInfo, Source
 
@@ -81,6 +82,10 @@ class Beside:
         """The bytes of the range."""
         source, inner = self._of(obj.key)
         return source.read(obj if inner == obj.key else replace(obj, key=inner), start, length)
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the inner source knows of its own."""
+        return None if obj.key.startswith(f"{_LOCAL}/") else sources.checksum_of(self._inner, obj)
 
     def close(self) -> None:
         """Closes all."""

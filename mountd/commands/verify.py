@@ -1,0 +1,113 @@
+"""`egofs verify`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mountd import mounts, shown
+from mountd.process import FAILED
+from vfs.errors import OptionError
+
+_WORDS = {
+    "ok": "ok",
+    "mended": "ok now: what was kept of it was damaged, and is dropped",
+    "differs": "DIFFERS from what the store says of it",
+    "unknown": "no checksum is known",
+}
+_DIFFERS = 1
+# Told each quarter of a second; a file's end may wait for a reader on a slow disk.
+_PATIENCE_S = 300.0
+
+
+@click.command("verify")
+@click.argument("paths", metavar="PATH…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--jobs", metavar="N", type=click.IntRange(1, 64), default=4, help="files read at a time (4)")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object a file, for programs")
+def command(paths: tuple[Path, ...], jobs: int, as_json: bool) -> None:
+    """Reads files to their ends and compares them with the checksums that their store has; folders with all below.
+
+    Says of each file: ok, DIFFERS, or that no checksum is known. What is kept of a file on disk is verified as it is
+    kept; where that is damaged, and the store is not, it is dropped and the file is ok. Exit status 1 where a file
+    differs, 32 where one could not be read.
+    """
+    from mountd import control
+
+    counts: dict[str, int] = {}
+    for mount, inside in _by_mount(paths).items():
+        with _screen() as advance:
+
+            def told(facts: dict[str, Any], mount: mounts.Mount = mount, advance: "Advance" = advance) -> None:
+                if "file" in facts:
+                    _say_of(mount, facts, as_json)
+                else:
+                    advance(facts)
+
+            done = control.ask(mount, "verify", {"paths": inside, "jobs": jobs}, told, timeout_s=_PATIENCE_S)
+        for outcome, count in done.items():
+            counts[outcome] = counts.get(outcome, 0) + count
+    if not as_json:
+        shown.say(_summary(counts))
+    sys.exit(_DIFFERS if counts["differs"] else FAILED if counts["failed"] else 0)
+
+
+Advance = Callable[[dict[str, Any]], None]
+
+
+def _by_mount(paths: tuple[Path, ...]) -> dict[mounts.Mount, list[str]]:
+    """The paths below each mount's root. Raises OptionError."""
+    asked: dict[mounts.Mount, list[str]] = {}
+    for path in paths:
+        real = mounts.real(path)
+        mount = mounts.of(real)
+        if mount is None:
+            raise OptionError(f"{path}: no egofs is mounted here (egofs status lists what is)")
+        inside = os.path.relpath(real, mount.mountpoint)
+        asked.setdefault(mount, []).append("" if inside == "." else inside)
+    return asked
+
+
+def _say_of(mount: mounts.Mount, facts: dict[str, Any], as_json: bool) -> None:
+    path = f"{mount.mountpoint}/{facts['file']}"
+    if as_json:
+        keys = {"path": path, "size": facts["size"], "outcome": facts["outcome"], "checksum": facts["how"] or None}
+        click.echo(json.dumps(keys | ({"reason": facts["why"]} if facts["why"] else {})))
+        return
+    words = _WORDS.get(facts["outcome"], f"cannot be read: {facts['why']}")
+    click.echo(f"{path}: {words}" + (f" ({facts['how']})" if facts["how"] else ""))
+
+
+def _summary(counts: dict[str, int]) -> str:
+    said = [f"{counts['ok'] + counts['mended']} ok"]
+    said += [f"{counts['differs']} differ"] if counts["differs"] else []
+    said += [f"{counts['mended']} of them mended in the cache"] if counts["mended"] else []
+    said += [f"{counts['failed']} could not be read"] if counts["failed"] else []
+    said += [f"{counts['unknown']} without a known checksum"] if counts["unknown"] else []
+    return f"{', '.join(said)}; {shown.size(counts['bytes'])} read"
+
+
+@contextmanager
+def _screen() -> Iterator[Advance]:
+    """A bar on a terminal: bytes, rate, time left."""
+    if not sys.stderr.isatty():
+        yield lambda facts: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("verifying"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    # Lines of files that go to the same terminal are written above the bar.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as screen:
+        task = screen.add_task("verifying", total=None)
+        yield lambda facts: screen.update(task, total=facts["bytes"] or None, completed=facts["done_bytes"])
