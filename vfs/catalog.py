@@ -529,6 +529,8 @@ class Catalog:
         last = after
         while True:
             rows = self._rows(statement, folder, last)
+            if not set(map(type, map(itemgetter(0), rows))) <= {bytes}:
+                raise self._broken(TypeError("a name that is none"))
             yield from rows
             if len(rows) < _PAGE_ROWS:
                 return
@@ -819,10 +821,14 @@ def _as_row(entry: Entry) -> _Row | None:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
+    """Raises SourceError for a row that no listing was written as: SQLite finds damage to its pages, not to values."""
     name, kind, size_bytes, mtime_ns, is_video, key, version, target = row
-    found = _KINDS[kind]
-    obj = ObjectInfo(os.fsdecode(key), size_bytes, mtime_ns, version) if found is Kind.FILE else None
-    return Entry(os.fsdecode(name), found, obj, os.fsdecode(target), bool(is_video))
+    try:
+        found = _KINDS[kind]
+        obj = ObjectInfo(os.fsdecode(key), size_bytes + 0, mtime_ns + 0, version) if found is Kind.FILE else None
+        return Entry(os.fsdecode(name), found, obj, os.fsdecode(target), bool(is_video))
+    except (TypeError, IndexError) as failure:
+        raise SourceError(f"the catalog is damaged at {name!r:.80}: unmount, delete it, mount again") from failure
 
 
 def _warn(folder: str, refused: list[str], doubles: int) -> None:
