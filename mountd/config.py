@@ -219,7 +219,7 @@ def _resolve(source: str, given: Mapping[str, Any]) -> Config:
 
 def _meant(source: str, mount: MountOptions) -> tuple[str | None, str]:
     """The URL, None for the dataset's own, and the dataset's name that SOURCE stands for."""
-    if "://" in source or source.startswith((".", "/", "~")) or (Path(source).is_dir() and not _is_dataset(source)):
+    if "://" in source or source.startswith((".", "/", "~")) or (os.path.isdir(source) and not _is_dataset(source)):
         if mount.source:
             raise OptionError(f"two sources: {source} and source={mount.source}; give one")
         if source.endswith("://") and mount.dataset in (None, "plain"):

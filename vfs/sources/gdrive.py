@@ -16,6 +16,7 @@ It does not retry. Any thread may enter; `_lock` is over what paths are known, a
 
 import hashlib
 import logging
+import os
 import posixpath
 import re
 import threading
@@ -95,7 +96,7 @@ def _access(options: Options) -> oauth.Access:
     files = oauth.Files.told_by(options.settings)
     key = options.service_account or (None if options.credentials else files.service_account)
     file = key or options.credentials or files.credentials
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise OptionError(
             f"{file} is not there: run `egofs auth gdrive` once, or bring the credentials.json that it made elsewhere, "
             "and name it with -o credentials=FILE"

@@ -105,7 +105,7 @@ class Beside:
 def absolute(text: str) -> str:
     """What the option `csv` names: an absolute path where there is such a file or folder here, else a key."""
     path = Path(os.path.expanduser(text)).absolute()
-    return str(path) if path.exists() else text.strip("/")
+    return str(path) if os.path.exists(path) else text.strip("/")  # False for a name that is too long
 
 
 def state_of(named: tuple[str, ...]) -> tuple[str, ...]:
