@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-from mountd.control import Call, Operation
+from mountd.control import Call, Operation, texts
 from vfs.errors import OptionError
 from vfs.mounted import MountedDataset
 from vfs.verifying import Verdict, Verified, Verifier
@@ -31,10 +31,8 @@ def operation(mounted: MountedDataset, operations: "Operations") -> Operation:
     """The control operation `verify`, with `paths` and `jobs`."""
 
     def verify(words: dict[str, Any], call: Call) -> dict[str, Any]:
-        paths, jobs = words.get("paths"), words.get("jobs")
-        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-            raise OptionError("verify: say which paths")
-        if not isinstance(jobs, int) or not 1 <= jobs <= MOST_JOBS:
+        paths, jobs = texts(words, "paths"), words.get("jobs")
+        if type(jobs) is not int or not 1 <= jobs <= MOST_JOBS:
             raise OptionError(f"jobs: write a number from 1 to {MOST_JOBS}")
         return _Verification(mounted, operations, call).run(paths, jobs)
 

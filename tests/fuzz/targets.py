@@ -148,7 +148,7 @@ def file_list(data: bytes) -> None:
             else:
                 assert listed.get(path) == row
                 assert row.size_bytes is None or row.size_bytes >= 0
-                assert row.url.startswith(("http://", "https://"))
+                assert row.url.lower().startswith(("http://", "https://"))
 
     walk("", 0)
 
