@@ -82,7 +82,7 @@ CONFINED = {
     "sqlite3": ("vfs.catalog", "vfs.database", "vfs.disk", "vfs.archive.index"),
     "indexed_gzip": ("vfs.archive.inflate",),
     # A pickle that is read runs what it likes: one module reads any, and only as far as opcodes that do not.
-    "pickle": ("vfs.drive.fileids", "mountd.stats"),
+    "pickle": ("vfs.drive.fileids", "mountd.stats"),  # the latter writes one
     "marshal": (),
     "shelve": (),
     "tarfile": ("vfs.archive.tars",),
@@ -367,6 +367,9 @@ PLACES = {
         {"vfs.cache", "vfs.datasets", "mountd.metrics", "vfs.archive.kept"},
     ),
     "indexed_gzip": ({"vfs.archive.inflate"}, {"vfs.archive.kept", "vfs.sources.archives"}),
+    "pickle": ({"vfs.drive.fileids", "mountd.stats"}, {"vfs.drive.api", "vfs.cache", "vfs.video.stored"}),
+    "marshal": (set(), {"vfs.cache"}),
+    "shelve": (set(), {"vfs.catalog"}),
     "tarfile": ({"vfs.archive.tars"}, {"vfs.archive", "vfs.sources.archives"}),
     "click": ({"mountd.cli"}, {"vfs.sources", "vfs.errors"}),
     "rich": ({"mountd.commands.status"}, {"vfs.ops", "vfs.errors"}),

@@ -40,11 +40,16 @@ def command(paths: tuple[Path, ...], jobs: int, as_json: bool) -> None:
 
     counts: dict[str, int] = {}
     for mount, inside in _by_mount(paths).items():
-        with _screen() as advance:
+        with _screen() as (advance, write):
 
-            def told(facts: dict[str, Any], mount: mounts.Mount = mount, advance: "Advance" = advance) -> None:
+            def told(
+                facts: dict[str, Any],
+                mount: mounts.Mount = mount,
+                advance: Callable[[dict[str, Any]], None] = advance,
+                write: Callable[[str], None] = write,
+            ) -> None:
                 if "file" in facts:
-                    _say_of(mount, facts, as_json)
+                    write(_line(f"{mount.mountpoint}/{facts['file']}", facts, as_json))
                 else:
                     advance(facts)
 
@@ -54,9 +59,6 @@ def command(paths: tuple[Path, ...], jobs: int, as_json: bool) -> None:
     if not as_json:
         shown.say(_summary(counts))
     sys.exit(_DIFFERS if counts["differs"] else FAILED if counts["failed"] else 0)
-
-
-Advance = Callable[[dict[str, Any]], None]
 
 
 def _by_mount(paths: tuple[Path, ...]) -> dict[mounts.Mount, list[str]]:
@@ -72,14 +74,13 @@ def _by_mount(paths: tuple[Path, ...]) -> dict[mounts.Mount, list[str]]:
     return asked
 
 
-def _say_of(mount: mounts.Mount, facts: dict[str, Any], as_json: bool) -> None:
-    path = f"{mount.mountpoint}/{facts['file']}"
+def _line(path: str, facts: dict[str, Any], as_json: bool) -> str:
+    """What became of a file."""
     if as_json:
-        keys = {"path": path, "size": facts["size"], "outcome": facts["outcome"], "checksum": facts["how"] or None}
-        click.echo(json.dumps(keys | ({"reason": facts["why"]} if facts["why"] else {})))
-        return
+        told = {"path": path, "size": facts["size"], "outcome": facts["outcome"], "checksum": facts["how"] or None}
+        return json.dumps(told | ({"reason": facts["why"]} if facts["why"] else {}))
     words = _WORDS.get(facts["outcome"], f"cannot be read: {facts['why']}")
-    click.echo(f"{path}: {words}" + (f" ({facts['how']})" if facts["how"] else ""))
+    return f"{path}: {words}" + (f" ({facts['how']})" if facts["how"] else "")
 
 
 def _summary(counts: dict[str, int]) -> str:
@@ -92,22 +93,29 @@ def _summary(counts: dict[str, int]) -> str:
 
 
 @contextmanager
-def _screen() -> Iterator[Advance]:
-    """A bar on a terminal: bytes, rate, time left."""
+def _screen() -> Iterator[tuple[Callable[[dict[str, Any]], None], Callable[[str], None]]]:
+    """What shows how far it is, on a terminal a bar with bytes, rate and time left; and what writes a file's line."""
     if not sys.stderr.isatty():
-        yield lambda facts: None
+        yield lambda facts: None, click.echo
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("verifying"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Lines of files that go to the same terminal are written above the bar.
+    columns = (TextColumn("verifying"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as screen:
-        task = screen.add_task("verifying", total=None)
-        yield lambda facts: screen.update(task, total=facts["bytes"] or None, completed=facts["done_bytes"])
+        task = screen.add_task("", total=None, text="")
+
+        def advance(facts: dict[str, Any]) -> None:
+            done, total = facts["done_bytes"], facts["bytes"]
+            screen.update(task, total=total or None, completed=done)
+            rate = f", {shown.size(screen.tasks[0].speed)}/s" if screen.tasks[0].speed else ""
+            screen.update(task, text=f"{shown.size(done)} of {shown.size(total)}{rate}")
+
+        def write(line: str) -> None:
+            """Above the bar, where that is on the same terminal."""
+            if sys.stdout.isatty():
+                screen.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                click.echo(line)
+
+        yield advance, write
