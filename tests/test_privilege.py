@@ -4,7 +4,6 @@ import os
 import ssl
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,14 +28,6 @@ AWS = {
     "AWS_SESSION_TOKEN": "Session-Token-Xyz",
 }
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A folder that other users can reach, as they cannot those that pytest makes."""
-    with tempfile.TemporaryDirectory(prefix="egofs-test-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 @pytest.fixture

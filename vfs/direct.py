@@ -26,7 +26,7 @@ from urllib.parse import quote, urlsplit
 
 from vfs import bucketlist, bulk
 from vfs.bulk import Keys, Place, Ranges, Refused, Unexplained
-from vfs.errors import SourceError, Timeout
+from vfs.errors import Timeout
 
 _T = TypeVar("_T")
 _NO_BODY = hashlib.sha256(b"").hexdigest()
@@ -175,16 +175,9 @@ class Bucket:
 
 def _whole(what: str, answer: http.client.HTTPResponse) -> bytes:
     """The body, which has an end and comes in time, whatever the server. Raises SourceError, Timeout."""
-    parts, total, deadline = [], 0, time.monotonic() + bulk.LONGEST_BODY_S
-    while piece := answer.read1(bulk.PIECE_BYTES):
-        parts.append(piece)
-        total += len(piece)
-        if total > _MOST_BYTES:
-            raise SourceError(f"{what}: the answer has more than {_MOST_BYTES >> 20} MiB, which it cannot need")
-        if time.monotonic() > deadline:
-            raise Timeout(f"{what}: {total} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
+    body = bulk.gathered(iter(lambda: answer.read1(bulk.PIECE_BYTES), b""), what, _MOST_BYTES)
     answer.read()  # nothing comes any more: it frees the connection, or says that it ended too early
-    return b"".join(parts)
+    return body
 
 
 @contextlib.contextmanager

@@ -204,13 +204,7 @@ class Repository:
 
     def _json(self, what: str, url: str, query: Mapping[str, Any], *, parse: bool = True) -> "tuple[Response, Any]":
         with self._asked("GET", what, url, query) as (response, _):
-            body, deadline = bytearray(), time.monotonic() + bulk.LONGEST_BODY_S
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise SourceError(f"{what}: the answer has more than {_MOST_BYTES >> 20} MiB, which it cannot need")
-                if time.monotonic() > deadline:
-                    raise Timeout(f"{what}: {len(body)} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
+            body = bulk.gathered(response.iter_bytes(), what, _MOST_BYTES)
             try:
                 return response, json.loads(body) if parse else None
             except (ValueError, RecursionError) as failure:
