@@ -8,9 +8,11 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mountd import control, verification
 from tests.archives import tame, tar_of, zip_of
 from tests.driveserver import DriveServer
 from tests.hubserver import HubServer
@@ -18,7 +20,7 @@ from tests.memorysource import MemorySource
 from tests.mounting import egofs, mounted, wait_until
 from tests.s3server import S3Server
 from tests.test_sources import open_source
-from vfs import s3sums
+from vfs import s3sums, verifying
 from vfs.cache import ChunkCache
 from vfs.datasets.plain import PlainTree
 from vfs.digests import Checksum, begun
@@ -388,6 +390,35 @@ def test_who_breaks_off_is_heard_at_the_next_piece(tree: MountedDataset) -> None
 
     with pytest.raises(Enough):
         verdicts(tree, "a/one", note)
+
+
+class Asker:
+    """The other end of a request, which listens to so many messages."""
+
+    def __init__(self, listens: int) -> None:
+        self.told: list[dict[str, object]] = []
+        self._listens = listens
+
+    def tell(self, **facts: object) -> None:
+        if len(self.told) == self._listens:
+            raise control.Gone
+        self.told.append(facts)
+
+
+def test_the_daemon_tells_of_each_file_and_reads_no_more_once_nobody_listens(
+    tree: MountedDataset, store: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifying, "_PIECE_BYTES", 1000)
+    verify = verification.operation(tree, SimpleNamespace())  # type: ignore[arg-type]
+    asker = Asker(100)
+    done = verify({"paths": ["a", "untold"], "jobs": 2}, asker)  # type: ignore[arg-type]
+    assert done == {"ok": 3, "mended": 0, "differs": 0, "unknown": 1, "failed": 0, "bytes": len(DATA) + 70_000}
+    assert {told["file"] for told in asker.told if "file" in told} == {"a/one", "a/b/two", "a/b/empty", "untold"}
+    before = len(store.reads)
+    store.delay_s = 0.002
+    with pytest.raises(control.Gone):
+        verify({"paths": ["a"], "jobs": 2}, Asker(1))  # type: ignore[arg-type]
+    assert len(store.reads) - before < len(DATA) // 1000
 
 
 # -- the command

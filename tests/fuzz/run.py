@@ -22,9 +22,6 @@ from tests.fuzz.mutate import Mutator, plain
 from vfs.errors import EgofsError
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-WAITS_FOR_EVER = 3
-"""The status of a process that an input held for a minute."""
-
 _PATIENCE_S = 60.0
 _MUTATIONS = 8  # of one file of the corpus, one after the other, before the next is taken
 _KEPT_FINDINGS = 40
