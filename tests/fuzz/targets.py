@@ -37,7 +37,7 @@ from vfs.valuefile import Damaged, Value, file_bytes_of, write_image
 
 _MOST_LISTED = 2000
 _MOST_DEPTH = 20
-_SCRATCH = Path(tempfile.gettempdir()) / f"egofs-fuzz-{os.getpid()}"
+_SCRATCH = tempfile.TemporaryDirectory(prefix="egofs-fuzz-")  # for what reads files; gone with the process
 
 # -- listings ---------------------------------------------------------------------------------------------------
 
@@ -345,8 +345,7 @@ def _good_catalog() -> bytes:
 
 
 def _scratch(name: str, data: bytes) -> Path:
-    _SCRATCH.mkdir(mode=0o700, exist_ok=True)
-    file = _SCRATCH / name
+    file = Path(_SCRATCH.name) / name
     file.write_bytes(data)
     return file
 
