@@ -37,7 +37,7 @@ _GROUPS = (
     ("Mount and look", ("mount", "ls", "status", "umount")),
     ("Keep warm", ("warm", "cache", "invalidate")),
     ("Training data", ("stats", "lmdb")),
-    ("Look after", ("doctor",)),
+    ("Look after", ("doctor", "verify")),
     ("Set up", ("options", "auth", "completion", "install", "uninstall")),
 )
 

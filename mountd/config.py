@@ -383,7 +383,7 @@ def _refuse_unknown(
 
 def _is_place(source: str) -> bool:
     """Whether SOURCE is a URL or a folder; a dataset's name goes before a folder of that name."""
-    return "://" in source or source.startswith((".", "/", "~")) or (Path(source).is_dir() and not _is_dataset(source))
+    return "://" in source or source.startswith((".", "/", "~")) or (os.path.isdir(source) and not _is_dataset(source))
 
 
 def _name_of(store: types.ModuleType) -> str:
@@ -417,7 +417,7 @@ def _toml(file: Path) -> dict[str, Given]:
     except UnicodeDecodeError as failure:
         line = failure.object.count(b"\n", 0, failure.start) + 1
         raise OptionError(f"{named}: not TOML, which is in UTF-8: line {line} has a byte that is not") from failure
-    except ValueError as failure:  # no TOML, or a number of thousands of digits
+    except ValueError as failure:  # no TOML, a date that is none, or a number of thousands of digits
         raise OptionError(f"{named}: not TOML: {failure}") from failure
     except RecursionError as failure:
         raise OptionError(f"{named}: nested too deeply: options stand at the top of the file") from failure

@@ -200,6 +200,14 @@ def ask(
     raise mounts.MountRefused(f"{mount.mountpoint}: its daemon ended while it was asked")
 
 
+def texts(words: Mapping[str, Any], name: str) -> list[str]:
+    """A list of texts among the words of a request. Raises OptionError where it is none."""
+    found = words.get(name)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise OptionError(f"{name}: a list of texts is wanted there")
+    return found
+
+
 def peer_uid(connection: socket.socket) -> int:
     """Whose the process at the other end is (unix(7), SO_PEERCRED)."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import vfs.video
-from mountd import cachecontrol, control, invalidation, logs, mounts, notify, orders, supervisor, warm
+from mountd import cachecontrol, control, invalidation, logs, mounts, notify, orders, supervisor, verification, warm
 from mountd.about import AboutDirectory, ErrorLog, RootWithAbout
 from mountd.config import Config, load
 from mountd.facts import MountFacts
@@ -193,6 +193,7 @@ def _run(
                     "options": lambda words, call: {"what": config.name, "options": config.values()},
                     "invalidate": invalidation.operation(mounted, operations),
                     "order": orders.operation(mountpoint, mounted, operations),
+                    "verify": verification.operation(mounted, operations),
                     **cachecontrol.operations(mounted.cache, disk),
                     **warm.operations(mounted, shown_root, mountpoint),
                 },

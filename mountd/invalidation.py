@@ -5,7 +5,7 @@ Bytes in the cache stay: they are of versions, and a version's bytes do not chan
 
 from typing import TYPE_CHECKING, Any
 
-from mountd.control import Call, Operation
+from mountd.control import Call, Operation, texts
 from vfs.mounted import MountedDataset
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def operation(mounted: MountedDataset, operations: "Operations") -> Operation:
 
     def invalidate(words: dict[str, Any], call: Call) -> dict[str, Any]:
         listings = 0
-        for path in words["paths"]:
+        for path in texts(words, "paths"):
             call.go_on()
-            listings += forget(mounted, operations, str(path))
+            listings += forget(mounted, operations, path)
         return {"listings": listings}
 
     return invalidate

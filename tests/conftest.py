@@ -1,6 +1,7 @@
 """What several test modules share: trees that are made once a session, and a cache folder that holds the demo's."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def turns() -> Iterator[None]:
     before = os.sched_getscheduler(0)
     yield
     assert os.sched_getscheduler(0) == before, "this test left its thread with another scheduling policy"
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that other users can reach, as they cannot those that pytest makes."""
+    with tempfile.TemporaryDirectory(prefix="egofs-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -143,6 +143,10 @@ class S3Server:
         """How much its clock is ahead of this machine's."""
         self.knows_if_match = True
         """Some stores ignore the header and answer with whatever version is there."""
+        self.part_bytes: dict[str, int] = {}
+        """By key, of objects that were uploaded in parts: how large each was but the last."""
+        self.checksums: dict[str, dict[str, str]] = {}
+        """By key, the headers that tell checksums, to those who ask for them."""
         self.requests: list[Request] = []
         self.faults: Callable[[Request], Fault | None] = lambda request: None
         self.lock = threading.Lock()
@@ -181,6 +185,7 @@ class S3Server:
             except OSError:
                 pass  # the client was first
         self._http.server_close()
+        assert {each.method for each in self.requests} <= {"GET", "HEAD"}, "something was to be written"
 
     def etag(self, path: Path) -> str:
         """The object's MD5, computed once for each version of its file."""
@@ -311,6 +316,15 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Type": "binary/octet-stream",
         }
         start, stop = 0, size
+        if request.headers.get("x-amz-checksum-mode") == "ENABLED":
+            headers |= self.server.store.checksums.get(key, {})
+        if (part := int(request.query.get("partNumber", 0))) and (
+            length := self.server.store.part_bytes.get(key, size)
+        ):
+            start, stop = (part - 1) * length, min(size, part * length)
+            if start >= size:
+                return self._error(416, "InvalidPartNumber")
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range)
         if asked and not isinstance(fault, Whole):
             start, stop = int(asked[1]), min(size, int(asked[2]) + 1 if asked[2] else size)

@@ -802,7 +802,7 @@ def test_of_what_is_packed_names_that_stand_twice_or_cannot_be_shown_are_told_wh
     assert caplog.records == []
     assert walked(known) == PACKED
     assert [record.getMessage().split(";")[0] for record in caplog.records] == [
-        "takes/a: 1 entries cannot be shown (no name for a file), such as '..'",
+        "takes/a: 1 entries cannot be shown (no name for a file, or no size), such as '..'",
         "takes/b: 2 names stand twice",
     ]
     assert known.entry("takes/b", "w") == file("w")

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,11 +41,8 @@ OPERATIONS: dict[str, control.Operation] = {
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that other users can reach, as they cannot those that pytest makes."""
-    with tempfile.TemporaryDirectory(prefix="egofs-test-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+def place(open_place: Path) -> Path:
+    return open_place
 
 
 @pytest.fixture

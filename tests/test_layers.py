@@ -19,7 +19,7 @@ TOP = Path(__file__).resolve().parent.parent
 # A module may import from the rows below its own. Those in one row know nothing of each other.
 LAYERS = (
     {"mountd"},
-    {"vfs.ops", "vfs.warming", "vfs.listing"},
+    {"vfs.ops", "vfs.warming", "vfs.listing", "vfs.verifying"},
     {"vfs.warmrun"},
     {"vfs.walk", "vfs.ordering"},
     {"vfs.tree", "vfs.mounted", "vfs.orderpictures"},
@@ -50,7 +50,10 @@ LAYERS = (
         "vfs.bucketlist",
         "vfs.bulk",
         "vfs.flat",
+        "vfs.s3sums",
     },
+    {"vfs.digests"},
+    {"vfs.crc"},
     {"vfs.errors", "vfs.extent", "vfs.malloc"},
 )
 # Video stands beside the rows: codecs over a reader that it is given, whoever gives it.
@@ -88,6 +91,10 @@ CONFINED = {
         "vfs.archive.index",
     ),
     "indexed_gzip": ("vfs.archive.inflate",),
+    # A pickle that is read runs what it likes: one module reads any, and only as far as opcodes that do not.
+    "pickle": ("vfs.drive.fileids", "mountd.stats"),  # the latter writes one
+    "marshal": (),
+    "shelve": (),
     "tarfile": ("vfs.archive.tars",),
     "click": ("mountd.",),
     "rich": ("mountd.",),
@@ -370,6 +377,9 @@ PLACES = {
         {"vfs.cache", "vfs.datasets", "mountd.metrics", "vfs.archive.kept"},
     ),
     "indexed_gzip": ({"vfs.archive.inflate"}, {"vfs.archive.kept", "vfs.sources.archives"}),
+    "pickle": ({"vfs.drive.fileids", "mountd.stats"}, {"vfs.drive.api", "vfs.cache", "vfs.video.stored"}),
+    "marshal": (set(), {"vfs.cache"}),
+    "shelve": (set(), {"vfs.catalog"}),
     "tarfile": ({"vfs.archive.tars"}, {"vfs.archive", "vfs.sources.archives"}),
     "click": ({"mountd.cli"}, {"vfs.sources", "vfs.errors"}),
     "rich": ({"mountd.commands.status"}, {"vfs.ops", "vfs.errors"}),

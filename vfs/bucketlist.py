@@ -86,8 +86,8 @@ def _rows(root: ElementTree.Element, space: str, decoded: Callable[[str], str]) 
         if part.tag != contents:
             continue
         told = {field.tag: field.text or "" for field in part}
-        if size not in told:
-            raise ValueError(f"the store does not tell the size of {told.get(key)!r}")
+        if not told.get(size, "").isdecimal():
+            raise ValueError(f"the store does not tell the size of {told.get(key)!r:.200}")
         mtime_s = _seconds(told[when]) if when in told else 0
         rows.append((decoded(told.get(key, "")), int(told[size]), mtime_s, told.get(etag, "").strip('"')))
     return rows

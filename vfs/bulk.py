@@ -14,12 +14,12 @@ import re
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from vfs.errors import Changed, CorruptData, EgofsError, Timeout, Unavailable
+from vfs.errors import Changed, CorruptData, EgofsError, SourceError, Timeout, Unavailable
 from vfs.extent import Buffer
 
 if TYPE_CHECKING:
@@ -119,6 +119,20 @@ def drain(body: Any, what: str, length: int, deadline: float) -> bytes:
             raise Timeout(f"{what}: {length - missing} bytes came so far, which is too slow")
     if missing:
         raise CorruptData(f"{what}: the answer ended after {length - missing} bytes")
+    return b"".join(parts)
+
+
+def gathered(pieces: Iterable[bytes], what: str, most_bytes: int) -> bytes:
+    """A body of unknown length, from its pieces as they come. Raises SourceError where it is longer than any answer
+    needs to be, Timeout where it takes longer than one may, and what the pieces raise."""
+    parts, total, deadline = [], 0, time.monotonic() + LONGEST_BODY_S
+    for part in pieces:
+        parts.append(part)
+        total += len(part)
+        if total > most_bytes:
+            raise SourceError(f"{what}: the answer has more than {most_bytes >> 20} MiB, which it cannot need")
+        if time.monotonic() > deadline:
+            raise Timeout(f"{what}: {total} bytes came in {LONGEST_BODY_S:.0f} s, which is too slow")
     return b"".join(parts)
 
 

@@ -595,6 +595,18 @@ class ChunkCache:
         self._disk.discard(key)
         log.warning("a damaged piece was found in the cache and dropped; it is fetched again")
 
+    def forget(self, thing: "CachedObject") -> None:
+        """Lets go of all that is kept of an object, in memory and on disk: it is not what the store has."""
+        if self._disk is not None:
+            self._disk.settle()  # what waits to be written cannot be discarded
+        with self._lock:
+            self._units.forget(lambda key: key[0] == thing.owner)
+            for key in [key for key in self._values if key[0] == thing.owner]:
+                del self._values[key]
+        if self._disk is not None:
+            for number in self._disk.kept_of(thing.owner):
+                self._disk.discard((thing.owner, number))
+
     # -- ahead
 
     def later(self, work: Work) -> None:
@@ -690,6 +702,10 @@ class CachedObject:
     def prefetch(self, start: int, length: int) -> int:
         """`ChunkCache.prefetch`."""
         return self._cache.prefetch(self, start, length)
+
+    def forget(self) -> None:
+        """`ChunkCache.forget`."""
+        self._cache.forget(self)
 
     def cached_bytes(self) -> int:
         """How many of the object's bytes are on disk."""

@@ -50,6 +50,7 @@ _TREE_BATCH_ROWS = 8 * _BATCH_ROWS
 # A listing whose next batch did not come for this long was left by a process that is no more. A store's page has 60 s.
 _ABANDONED_S = 600.0
 _NAME_LIMIT_BYTES = 255  # NAME_MAX of Linux
+_LARGEST = (1 << 63) - 1  # of SQLite's integers, and of what stat can tell of a size or a time
 # In front of the path of a folder of a tree that is not whole yet.
 _TOKEN_BYTES = 16
 _GIVEN_UP = f"the listing was given up: nothing had come for {_ABANDONED_S:.0f} s"
@@ -87,10 +88,10 @@ INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (folder, nam
 _UNLINK = "UPDATE folder SET space = '', path = randomblob(16), listed_at = 0"
 _OUTDATE = "UPDATE folder SET listed_at = 0, took_s = 0 WHERE space = ?"
 _STAGE = "INSERT INTO folder VALUES (?, '', ?, ?, 0, 0, 0, 0, 0, 0)"
-# What is told of a folder by its entries.
+# What is told of a folder by its entries. SUM fails where a sum has more than 63 bits, which is for the store to say.
 _SUMS = f"""
 SELECT COALESCE(SUM(is_video), 0),
-    COALESCE(SUM(size_bytes) FILTER (WHERE kind = {Kind.FILE:d} AND size_bytes >= 0), 0),
+    CAST(TOTAL(size_bytes) FILTER (WHERE kind = {Kind.FILE:d} AND size_bytes >= 0) AS INTEGER),
     COUNT(*) FILTER (WHERE kind = {Kind.FILE:d} AND version = '')
 FROM entry WHERE folder = """
 _IS_PACKED = "EXISTS (SELECT 1 FROM packed WHERE packed.folder = folder.id)"
@@ -258,7 +259,7 @@ class Catalog:
 
     def known_bytes(self) -> int:
         """The sum of the sizes of all files in folders that have been listed."""
-        rows = self._select("SELECT COALESCE(SUM(bytes), 0) FROM folder WHERE space = ?", self._space)
+        rows = self._select("SELECT CAST(TOTAL(bytes) AS INTEGER) FROM folder WHERE space = ?", self._space)
         return int(rows[0][0])
 
     def oldest_listing(self) -> float | None:
@@ -538,6 +539,8 @@ class Catalog:
         last = after
         while True:
             rows = self._rows(statement, folder, last)
+            if not set(map(type, map(itemgetter(0), rows))) <= {bytes}:
+                raise self._broken(TypeError("a name that is none"))
             yield from rows
             if len(rows) < _PAGE_ROWS:
                 return
@@ -687,7 +690,8 @@ class _Staging:
         database.execute(f"{_UNLINK} WHERE space = ?", (space,))
         self._publish(database, space, time.time(), time.monotonic() - began)
         database.execute(
-            "UPDATE folder SET bytes = (SELECT SUM(size_bytes) FROM packed WHERE packed.folder = folder.id) "
+            "UPDATE folder SET bytes = "
+            "(SELECT CAST(TOTAL(size_bytes) AS INTEGER) FROM packed WHERE packed.folder = folder.id) "
             f"WHERE space = ? AND {_IS_PACKED}",
             (space,),
         )
@@ -812,34 +816,45 @@ _Row: TypeAlias = tuple[Any, ...]
 
 
 def _as_row(entry: Entry) -> _Row | None:
-    """An entry as a row, without its folder; None where the kernel refuses its name.
+    """An entry as a row, without its folder; None where the kernel refuses its name, or it says what cannot be.
 
     One name with a slash in it makes the whole directory unreadable (EIO from readdir).
     """
     text = entry.name
-    name = text.encode(*_FILE_NAMES)
-    if text in ("", ".", "..") or b"/" in name or b"\0" in name or len(name) > _NAME_LIMIT_BYTES:
+    try:
+        name = text.encode(*_FILE_NAMES)
+        if text in ("", ".", "..") or b"/" in name or b"\0" in name or len(name) > _NAME_LIMIT_BYTES:
+            return None
+        obj = entry.object
+        if obj is not None and entry.kind is Kind.FILE:
+            if obj.size_bytes > _LARGEST or not -_LARGEST <= obj.mtime_ns <= _LARGEST:
+                return None
+            obj.version.encode()
+            facts = (tag_of(Kind.FILE, obj.identity), obj.size_bytes, obj.mtime_ns, entry.is_video)
+            return name, _FILE, *facts, obj.key.encode(*_FILE_NAMES), obj.version, b""
+        target = os.fsencode(entry.target)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can have in a text
         return None
-    obj = entry.object
-    if obj is not None and entry.kind is Kind.FILE:
-        facts = (tag_of(Kind.FILE, obj.identity), obj.size_bytes, obj.mtime_ns, entry.is_video)
-        return name, _FILE, *facts, obj.key.encode(*_FILE_NAMES), obj.version, b""
-    target = os.fsencode(entry.target)
     return name, int(entry.kind), tag_of(entry.kind, ""), len(target), 0, entry.is_video, b"", "", target
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
+    """Raises SourceError for a row that no listing was written as: SQLite finds damage to its pages, not to values."""
     name, kind, size_bytes, mtime_ns, is_video, key, version, target = row
-    found = _KINDS[kind]
-    obj = ObjectInfo(os.fsdecode(key), size_bytes, mtime_ns, version) if found is Kind.FILE else None
-    return Entry(os.fsdecode(name), found, obj, os.fsdecode(target), bool(is_video))
+    try:
+        found = _KINDS[kind]
+        obj = ObjectInfo(os.fsdecode(key), size_bytes + 0, mtime_ns + 0, version) if found is Kind.FILE else None
+        return Entry(os.fsdecode(name), found, obj, os.fsdecode(target), bool(is_video))
+    except (TypeError, IndexError) as failure:
+        raise SourceError(f"the catalog is damaged at {name!r:.80}: unmount, delete it, mount again") from failure
 
 
 def _warn(folder: str, refused: list[str], doubles: int) -> None:
     where = folder or "the root"
     if refused:
         log.warning(
-            "%s: %d entries cannot be shown (no name for a file), such as %r", where, len(refused), refused[0][:80]
+            "%s: %d entries cannot be shown (no name for a file, or no size), such as %r",
+            *(where, len(refused), refused[0][:80]),
         )
     if doubles:
         log.warning("%s: %d names stand twice; the folder, else the first of the two, is shown", where, doubles)

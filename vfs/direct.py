@@ -30,6 +30,9 @@ from vfs.errors import Timeout
 
 _T = TypeVar("_T")
 _NO_BODY = hashlib.sha256(b"").hexdigest()
+_NONE: Mapping[str, str] = {}
+_WITH_CHECKSUMS = {"x-amz-checksum-mode": "ENABLED"}
+_MOST_BYTES = 64 << 20  # of an answer; a page of a listing has a thousand keys of at most 3 KiB
 
 
 class Bucket:
@@ -72,6 +75,11 @@ class Bucket:
             }
         )
 
+    def told(self, what: str, key: str, part: int) -> Mapping[str, str]:
+        """The headers of HEAD on an object, or on a part of it (0: all), with the checksums that the store has."""
+        query = {"partNumber": str(part)} if part else {}
+        return self._ask("HEAD", what, f"{self._path}/{quote(key, safe='/~')}", query, more=_WITH_CHECKSUMS)[0]
+
     def region(self, what: str) -> str:
         """The bucket's region, which HEAD on it tells to everybody who may not enter; "" where it does not.
 
@@ -92,23 +100,30 @@ class Bucket:
             connection.close()
 
     def _ask(
-        self, method: str, what: str, path: str, query: Mapping[str, str], *, signed: bool = True
+        self,
+        method: str,
+        what: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        signed: bool = True,
+        more: Mapping[str, str] = _NONE,
     ) -> tuple[Mapping[str, str], bytes]:
-        """The headers, by lower-case names, and the body of an answer that is 200."""
+        """The headers, by lower-case names, and the body of an answer that is a success. `more` is sent, and signed."""
         text = "&".join(f"{name}={quote(value, safe='~')}" for name, value in sorted(query.items()))
-        headers = {"Host": self._host, "User-Agent": "egofs"}
+        headers = {"Host": self._host, "User-Agent": "egofs", **more}
         if self.keys and signed:
             now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-            headers |= signature(method, self._host, path, text, self.keys, self.place.region, now)
+            headers |= signature(method, self._host, path, text, self.keys, self.place.region, now, more)
         with self._telling(what, "Connect"):
             connection = self._taken() or self._connected()
         with self._telling(what, "Read"), _closed_on_failure(connection):
             connection.request(method, f"{path}?{text}" if text else path, headers=headers)
             answer = connection.getresponse()
-            body = answer.read()
+            body = _whole(what, answer)
         self._keep(connection)
         told = {name.lower(): value for name, value in answer.getheaders()}
-        if answer.status != 200:
+        if answer.status not in (200, 206):
             raise Refused(answer.status, body.decode(errors="replace"), told)
         return told, body
 
@@ -158,6 +173,13 @@ class Bucket:
         return connection
 
 
+def _whole(what: str, answer: http.client.HTTPResponse) -> bytes:
+    """The body, which has an end and comes in time, whatever the server. Raises SourceError, Timeout."""
+    body = bulk.gathered(iter(lambda: answer.read1(bulk.PIECE_BYTES), b""), what, _MOST_BYTES)
+    answer.read()  # nothing comes any more: it frees the connection, or says that it ended too early
+    return body
+
+
 @contextlib.contextmanager
 def _closed_on_failure(connection: http.client.HTTPConnection) -> Iterator[None]:
     try:
@@ -197,12 +219,23 @@ _PARAMETERS = {
 }
 
 
-def signature(method: str, host: str, path: str, query: str, keys: Keys, region: str, now: str) -> dict[str, str]:
-    """The headers that sign a request without a body. Path and query as they are sent, the query in order."""
+def signature(
+    method: str,
+    host: str,
+    path: str,
+    query: str,
+    keys: Keys,
+    region: str,
+    now: str,
+    more: Mapping[str, str] = _NONE,
+) -> dict[str, str]:
+    """The headers that sign a request without a body. Path and query as they are sent, the query in order; `more` are
+    further headers of Amazon's, by lower-case names."""
     key_id, secret, token = keys
-    signed = {"host": host, "x-amz-content-sha256": _NO_BODY, "x-amz-date": now}
+    signed = {"host": host, "x-amz-content-sha256": _NO_BODY, "x-amz-date": now, **more}
     if token:
         signed["x-amz-security-token"] = token
+    signed = dict(sorted(signed.items()))
     names = ";".join(signed)
     lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
     request = "\n".join([method, path, query, lines, names, _NO_BODY])

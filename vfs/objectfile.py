@@ -104,6 +104,11 @@ class ObjectFile:
             self._on_change()
             raise
 
+    def forget(self) -> None:
+        """Lets go of what is kept of it: it is not what the store has."""
+        if self._cached is not None:
+            self._cached.forget()
+
     def cached_bytes(self) -> int:
         """How many bytes need no request; all of them where the source is local."""
         return self.size_bytes if self._cached is None else self._cached.cached_bytes()

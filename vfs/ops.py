@@ -245,6 +245,12 @@ class Operations(pyfuse3.Operations):
             with suppress(OSError):  # the kernel does not know it, which is as good
                 pyfuse3.invalidate_entry(InodeT(parent), FileNameT(each))
 
+    def forget_pages(self, path: str) -> None:
+        """Has the kernel read a file anew whose bytes were not right. Blocks: for any thread but the event loop's."""
+        for inode in self.tree.inodes_at(path):
+            with suppress(OSError):
+                pyfuse3.invalidate_inode(InodeT(inode))
+
     # -- directories
 
     @_answered

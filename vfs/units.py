@@ -7,7 +7,8 @@ Called by cache.py, under its lock. Invariant: no key is both unread and spent.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 
 class Units:
@@ -44,6 +45,14 @@ class Units:
             self.unread_bytes -= len(unit)
             self._spent_bytes += len(unit)
             self._shrink()
+
+    def forget(self, is_meant: Callable[[Any], bool]) -> None:
+        """Lets those go whose keys are meant; looks at all."""
+        for units in (self.unread, self.spent):
+            for key in [key for key in units if is_meant(key)]:
+                del units[key]
+        self.unread_bytes = sum(map(len, self.unread.values()))
+        self._spent_bytes = sum(map(len, self.spent.values()))
 
     def clear(self) -> None:
         """Lets all of them go."""

@@ -36,8 +36,10 @@ class Value:
         self.misses = 0
         """Reads that had to check a block first."""
         self._seed = _seed(key)
-        self._sums = os.pread(descriptor, _SUM.size * -(-length // BLOCK_BYTES), length)
-        self._checked = bytearray(len(self._sums) // _SUM.size)
+        blocks = -(-length // BLOCK_BYTES)
+        # Those that a file which was cut off has not are none of any bytes.
+        self._sums = os.pread(descriptor, _SUM.size * blocks, length).ljust(_SUM.size * blocks, b"\0")
+        self._checked = bytearray(blocks)
 
     def __del__(self) -> None:
         # Not before the last thread that reads has let go: another file could get the number meanwhile.

@@ -337,18 +337,9 @@ def _words(response: "BaseHTTPResponse") -> bytes:
 
 def _taken(what: str, response: "BaseHTTPResponse", most_bytes: int) -> bytes:
     """The whole body of an answer."""
-    deadline = time.monotonic() + bulk.LONGEST_BODY_S
-    parts, total = [], 0
     with _told(what):
         # read1 gives b"" before the end too, where a chunk of the transfer's encoding ends.
-        for part in response.stream(bulk.PIECE_BYTES, decode_content=False):
-            parts.append(part)
-            total += len(part)
-            if total > most_bytes:
-                raise SourceError(f"{what}: the answer has more than {most_bytes >> 20} MiB, which it cannot need")
-            if time.monotonic() > deadline:
-                raise Timeout(f"{what}: {total} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
-    return b"".join(parts)
+        return bulk.gathered(response.stream(bulk.PIECE_BYTES, decode_content=False), what, most_bytes)
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -8,12 +8,12 @@ Sizes in HTML are rounded for people and are left alone; those in JSON (nginx wi
 WebDAV are exact.
 """
 
+import html
 import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 from xml.parsers import expat
@@ -70,7 +70,7 @@ def multistatus(body: bytes, url: str) -> tuple[bool, list[Found]]:
             if folder.is_itself(href):
                 is_folder = properties.is_folder
             continue
-        size = int(properties.size) if properties.size.isascii() and properties.size.isdigit() else None
+        size = int(properties.size) if re.fullmatch("[0-9]{1,18}", properties.size) else None
         moment = int(web.moment_s(properties.modified))
         found[child[0]] = Found(child[0], properties.is_folder, size, moment, properties.etag.strip())
     return is_folder, list(found.values())
@@ -132,37 +132,65 @@ def _segments(path: str) -> list[bytes]:
 # -- pages --------------------------------------------------------------------------------------------------------
 
 
-class _Links(HTMLParser):
-    """The targets of a page's links, in full where it says what they are relative to."""
+# Of HTML no more is read than links take, in one pass: html.parser takes hours for a page that was made for that.
+_NAME = re.compile(r"/?[A-Za-z][^\s/>]*+")
+_ATTRIBUTE = re.compile(
+    r"""[\s/]*+(?:(?P<end>>)|(?P<name>[^\s/>=]++)(?:\s*+=\s*+(?P<value>"[^"]*+"|'[^']*+'|[^\s>]*+))?|=|(?P<over>\Z))"""
+)
+# What stands in these is text, whatever it looks like, up to the end tag.
+_TEXTS = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "textarea", "title")}
 
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.base = ""
-        self.hrefs: list[str] = []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("a", "base"):
-            href = next((value for name, value in attrs if name == "href" and value), None)
-            if href is not None and tag == "a":
-                self.hrefs.append(href)
-            elif href is not None:
-                self.base = self.base or href
+def _tags(text: str) -> Iterator[tuple[str, str]]:
+    """Each start tag's name, with the first `href` that it has, "" for none."""
+    at = text.find("<")
+    while at >= 0:
+        at += 1
+        if text.startswith("!--", at):
+            at = text.find("-->", at + 3)
+            if at < 0:
+                return
+        elif found := _NAME.match(text, at):
+            name = found[0].lower()
+            at, href = _attributes(text, found.end())
+            yield name, href
+            if name in _TEXTS:
+                end = _TEXTS[name].search(text, at)
+                if end is None:
+                    return
+                at = end.start()
+        at = text.find("<", at)
+
+
+def _attributes(text: str, at: int) -> tuple[int, str]:
+    """Where a tag ends whose attributes begin at a place, and its `href`."""
+    href = ""
+    while (found := _ATTRIBUTE.match(text, at)) is not None:
+        at = found.end()
+        if found["end"] or found["over"] is not None:
+            break
+        if not href and (found["name"] or "").lower() == "href":
+            value = found["value"] or ""
+            href = html.unescape(value[1:-1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else value)
+    return at, href
 
 
 def _of_html(body: bytes, url: str) -> Iterator[Found]:
-    links = _Links()
     # Names are bytes; what a page says of its encoding is not needed to give back the same.
-    links.feed(body.decode("utf-8", "surrogateescape"))
-    links.close()
+    tags = [tag for tag in _tags(body.decode("utf-8", "surrogateescape")) if tag[1] and tag[0] in ("a", "base")]
+    base = next((href for name, href in tags if name == "base"), "")
     folder = _Folder(url)
-    for href in links.hrefs:
-        child = folder.child(urljoin(urljoin(url, links.base), href) if links.base else href)
+    for name, href in tags:
+        child = folder.child(urljoin(urljoin(url, base), href) if base else href) if name == "a" else None
         if child is not None:
             yield Found(*child)
 
 
 def _of_json(body: bytes) -> Iterator[Found]:
-    told = json.loads(body.decode("utf-8", "surrogateescape"))
+    try:
+        told = json.loads(body.decode("utf-8", "surrogateescape"))
+    except RecursionError as failure:
+        raise ValueError("it is JSON, with lists in lists without end") from failure
     if not isinstance(told, list):
         raise ValueError("it is JSON, and no list of files")
     for entry in told:
@@ -175,7 +203,8 @@ def _of_json(body: bytes) -> Iterator[Found]:
             yield Found(name, True)
         elif entry.get("type", "file") == "file" and not entry.get("is_symlink"):
             size = entry.get("size")
-            yield Found(name, False, size if isinstance(size, int) and size >= 0 else None, _moment_s(entry))
+            is_size = type(size) is int and 0 <= size < 10**18
+            yield Found(name, False, size if is_size else None, _moment_s(entry))
         else:  # a link is followed by the server; what it has there is told by a request
             yield Found(name, False)
 

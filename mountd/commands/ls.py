@@ -3,8 +3,8 @@
 import click
 
 _EPILOG = """\b
-  egofs ls -l ~/a101/recordings/nusar-2021_action_both_9011/   which cameras are on disk
-  egofs ls -l ~/a101/recordings/*/frames/e4 | tail             which pictures are
+  egofs ls -l ~/a101/recordings/nusar-2021*    which cameras are on disk
+  egofs ls -l ~/a101/recordings/*/frames/e4    which pictures are
 """
 
 

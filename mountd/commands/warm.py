@@ -6,12 +6,12 @@ from typing import Any
 import click
 
 _EPILOG = """\b
-  egofs warm ~/a101/recordings/nusar-2021*            what a pattern names
-  egofs warm --frames ~/a101/recordings/*/e4.mp4      and their pictures
+  egofs warm ~/a101/recordings/nusar-2021*          what a pattern names
+  egofs warm --frames ~/a101/recordings/*/e4.mp4    and their pictures
   egofs warm '~/a101/recordings/*/frames@short=224/e4'
-  egofs warm @train.txt                               a list, a path a line
-  egofs warm --check @train.txt                       is it all there?
-  egofs warm --order epoch.txt --follow ~/a101        ahead of a job that reads so
+  egofs warm @train.txt                             a list, a path a line
+  egofs warm --check @train.txt                     is it all there?
+  egofs warm --order epoch.txt --follow ~/a101      ahead of who reads in this order
 """
 
 

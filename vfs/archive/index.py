@@ -46,6 +46,7 @@ _BATCH_ROWS = 2048
 _PAGE_ROWS = 256
 # Folders that are known to be written already: what forgets them costs a row that is written again.
 _MOST_FOLDERS = 10_000
+_LARGEST = (1 << 63) - 1
 _MTIMES_NS = 1 << 62  # SQLite's integers have 63 bits, and no file is from the year 148,000
 
 
@@ -110,6 +111,9 @@ class Writer:
                 self.leave_out("their names lead out of the archive, or are none")
             return
         if is_apple_double(path):
+            return
+        if size_bytes > _LARGEST:
+            self.leave_out("they say sizes that no file can have")
             return
         folder, _, last = path.rpartition("/")
         self._add_folder(folder)

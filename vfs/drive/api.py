@@ -161,7 +161,7 @@ class Drive:
         answer = self._admitted(lambda headers: self._web.ask("GET", what, address, headers))
         try:
             told = json.loads(answer.body)
-        except ValueError as failure:
+        except (ValueError, RecursionError) as failure:
             raise CorruptData(f"{what}: the answer is not JSON") from failure
         if not isinstance(told, dict):
             raise CorruptData(f"{what}: the answer is no object")
@@ -287,6 +287,6 @@ def _reason(body: bytes) -> str:
     """The first reason in the body of an error, "" for none."""
     try:
         reason = json.loads(body)["error"]["errors"][0]["reason"]
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return ""
     return reason if isinstance(reason, str) and re.fullmatch(r"\w{1,80}", reason) else ""

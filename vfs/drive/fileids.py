@@ -53,7 +53,15 @@ def read(file: Path) -> Mapping[str, str]:
         for name, identity in found.items():
             _require(isinstance(name, str) and can_be_name(name), "not every key is a name")
             _require(isinstance(identity, str) and ID.fullmatch(identity), f"what it has of {name!r:.80} is no id")
-    except (pickle.UnpicklingError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError) as failure:
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        EOFError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+    ) as failure:
         said = str(failure).partition("\n")[0][:100]
         raise OptionError(
             f"file_ids={file}: this is not the dataset's file_ids.pkl, a dict of names and ids ({said})"

@@ -354,7 +354,7 @@ def _read(file: Path, kind: type[EgofsError] = AccessDenied, remedy: str = RENEW
         told = json.loads(text) if len(text) <= _MOST_FILE_BYTES else None
     except OSError as failure:
         raise kind(f"{file}: {failure.strerror}: {remedy}") from failure
-    except ValueError as failure:
+    except (ValueError, RecursionError) as failure:
         raise kind(f"{file}: this is not JSON: {remedy}") from failure
     if not isinstance(told, dict):
         raise kind(f"{file}: this holds no credentials: {remedy}")

@@ -11,6 +11,7 @@ first is taken away, the next takes its name. Eight characters of an id's end, s
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
@@ -51,7 +52,7 @@ def _add(found: dict[str, _T], items: list[_T], tell: Callable[[_T], str]) -> li
     """Adds those whose names with a part of their ids are theirs alone; gives the others."""
     wishes = [(_marked(item.title, tell(item)), item) for item in items]
     names = [name for name, _ in wishes]
-    alone = {name for name in names if name not in found and names.count(name) == 1}
+    alone = {name for name, count in Counter(names).items() if name not in found and count == 1}
     found |= {name: item for name, item in wishes if name in alone}
     return [item for name, item in wishes if name not in alone]
 

@@ -205,16 +205,10 @@ class Repository:
 
     def _json(self, what: str, url: str, query: Mapping[str, Any], *, parse: bool = True) -> "tuple[Response, Any]":
         with self._asked("GET", what, url, query) as (response, _):
-            body, deadline = bytearray(), time.monotonic() + bulk.LONGEST_BODY_S
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise SourceError(f"{what}: the answer has more than {_MOST_BYTES >> 20} MiB, which it cannot need")
-                if time.monotonic() > deadline:
-                    raise Timeout(f"{what}: {len(body)} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
+            body = bulk.gathered(response.iter_bytes(), what, _MOST_BYTES)
             try:
                 return response, json.loads(body) if parse else None
-            except ValueError as failure:
+            except (ValueError, RecursionError) as failure:
                 raise CorruptData(f"{what}: what the hub answered is no JSON") from failure
 
     @contextmanager
@@ -362,14 +356,24 @@ def _rows(what: str, told: Any) -> Iterator[Row]:
     for entry in told:
         try:
             kind, path = entry["type"], entry["path"]
+            if not isinstance(path, str):
+                raise TypeError("a path is a text")
             if kind == "directory":
                 yield Row(path, True)
             elif kind == "file":
                 lfs = entry.get("lfs")
                 size, version = (lfs["size"], lfs["oid"]) if lfs else (entry["size"], entry["oid"])
-                yield Row(path, False, int(size), str(version).removeprefix("sha256:"))
-        except (KeyError, TypeError, ValueError) as failure:
+                yield Row(path, False, _natural(size), str(version).removeprefix("sha256:"))
+        except (KeyError, TypeError, ValueError, OverflowError) as failure:
             raise CorruptData(f"{what}: an entry of the listing cannot be read") from failure
+
+
+def _natural(size: Any) -> int:
+    """A number of bytes. Raises ValueError for one below 0: that would be one that is not known."""
+    number = int(size)
+    if number < 0:
+        raise ValueError("no size")
+    return number
 
 
 def _cursor_in(url: str) -> str:

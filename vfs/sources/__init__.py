@@ -17,7 +17,8 @@ which defines
 Any thread may call any method of a source at any time; every method blocks, and ends within its deadline.
 
 A store that lists by requests also has `page` (Paged), so that one page can be asked for again by itself; one that can
-list all that stands below a folder at once has `deep_page` (Deep). A wrapper looks once, when it is made, with
+list all that stands below a folder at once has `deep_page` (Deep). One that knows checksums of whole objects has
+`checksum` (Checked), which a wrapper has in any case. A wrapper looks once, when it is made, with
 isinstance; what wraps a source has these where the source has them.
 """
 
@@ -30,6 +31,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol, runtime_checkable
 
+from vfs.digests import Checksum
 from vfs.errors import AccessDenied, CorruptData, OptionError
 from vfs.tokenfile import TokenFile
 
@@ -163,6 +165,16 @@ class Renewable(Protocol):
 
 
 @runtime_checkable
+class Checked(Protocol):
+    """A source that may know checksums."""
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What is known of the bytes of this version, None for nothing. May ask the store. Raises the errors of
+        `Source.read`."""
+        ...
+
+
+@runtime_checkable
 class Paged(Protocol):
     """What a source has that lists by requests."""
 
@@ -194,6 +206,11 @@ class Admitted(Protocol):
     def whose(self) -> str:
         """As whom the store is asked, for a person to find them: never a key. Asks nothing of the store."""
         ...
+
+
+def checksum_of(source: Source, obj: ObjectInfo) -> Checksum | None:
+    """What any source knows of the bytes of this version. Raises the errors of `Source.read`."""
+    return source.checksum(obj) if isinstance(source, Checked) else None
 
 
 def by_pages(folder: str, page: Callable[[str, str], Page]) -> Iterator[Listed]:

@@ -23,11 +23,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 
 from vfs.errors import EgofsError
 from vfs.flat import Cutter, Folder
-from vfs.sources import Deep, Listed, ObjectInfo, Page, Paged, Renewable, Source, following
+from vfs.sources import Deep, Listed, ObjectInfo, Page, Paged, Renewable, Source, checksum_of, following
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class AheadSource:
         """How long a listing may wait for being asked for; may be changed at any time."""
         self.stat = inner.stat
         self.read = inner.read
+        self.checksum = partial(checksum_of, inner)
         self._page = inner.page if isinstance(inner, Paged) else None
         self._deep_page = inner.deep_page if isinstance(inner, Deep) else None
         self._clock = clock

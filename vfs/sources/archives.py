@@ -31,8 +31,9 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from cachetools import LRUCache
 
 from vfs.archive import Archive, Packed, stem_of
+from vfs.digests import Checksum
 from vfs.errors import AccessDenied, Changed, CorruptData, NotFound
-from vfs.sources import Listed, ObjectInfo, Renewable, Source
+from vfs.sources import Listed, ObjectInfo, Renewable, Source, checksum_of
 
 if TYPE_CHECKING:
     from vfs.archive.index import Index, Row
@@ -48,6 +49,7 @@ _BELIEVED_S = 30.0
 _BELIEVED_LOCAL_S = 1.0
 _MOST_REMEMBERED = 50_000  # folders and archives in them: 20 MB at the most
 _FOLDER_SUFFIX = ".d"
+_GZIPPED = (".tar.gz", ".tgz")
 
 
 @dataclass(slots=True)
@@ -142,6 +144,17 @@ class ArchiveSource:
         with self._lock:
             opened = self._made
         return opened[0].under_way() if opened is not None else []
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the store knows, or else what the archive says of a zip's member, or a gzip file of itself."""
+        if obj.version.startswith(_MEMBER):
+            form, place, _ = _parsed(obj.version)
+            if form != "zip":
+                return None
+            from vfs.archive.zips import Place
+
+            return Checksum("crc32", Place.parse(place).crc.to_bytes(4, "big"))
+        return checksum_of(self.inner, obj) or (Checksum("gzip", b"") if obj.key.lower().endswith(_GZIPPED) else None)
 
     def close(self) -> None:
         """Gives up the indices that are being made, and ends the inner source's connections."""

@@ -16,6 +16,7 @@ It does not retry. Any thread may enter; `_lock` is over what paths are known, a
 
 import hashlib
 import logging
+import os
 import posixpath
 import re
 import threading
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vfs.digests import Checksum
 from vfs.drive import fileids, oauth, titles
 from vfs.drive.api import FOLDER, ID, ROOT_URL, SHORTCUT, Drive, Item
 from vfs.drive.walk import Walks
@@ -109,7 +111,7 @@ def _access(options: Options) -> oauth.Access:
     files = oauth.Files.told_by(options.settings)
     key = options.service_account or (None if options.credentials else files.service_account)
     file = key or options.credentials or files.credentials
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise OptionError(
             f"{file} is not there: run `egofs auth gdrive` once, or bring the credentials.json that it made elsewhere, "
             "and name it with -o credentials=FILE"
@@ -182,6 +184,11 @@ class DriveSource:
             self._require_access(what)
             raise NotFound(f"{what}: it is not there any more") from failure
         return data
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """The md5 that Drive told with the listing; its own documents, and what is encrypted, have none."""
+        md5 = obj.version.partition("/")[2]
+        return Checksum("md5", bytes.fromhex(md5)) if re.fullmatch("[0-9a-f]{32}", md5) else None
 
     def close(self) -> None:
         """Ends the connections."""

@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vfs import web
+from vfs.digests import Checksum
 from vfs.errors import AccessDenied, Changed, CorruptData, EgofsError, NotFound, OptionError
 from vfs.flight import Flights
 from vfs.hub import walk
@@ -157,6 +158,14 @@ class HubSource:
             return self._web.read(what, file, start, length, location.headers)
         except Changed as failure:
             raise CorruptData(f"{what}: something else came, from where the hub says that it is") from failure
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """The version: the sha256 of what stands outside of git, else what git calls a blob of these bytes."""
+        if re.fullmatch("[0-9a-f]{64}", obj.version):
+            return Checksum("sha256", bytes.fromhex(obj.version))
+        if re.fullmatch("[0-9a-f]{40}", obj.version):
+            return Checksum("sha1", bytes.fromhex(obj.version), before=b"blob %d\0" % obj.size_bytes)
+        return None
 
     def close(self) -> None:
         """Ends the connections."""

@@ -22,6 +22,7 @@ from typing import Literal, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from vfs import filelist, web, weblisting
+from vfs.digests import Checksum
 from vfs.errors import AccessDenied, CorruptData, EgofsError, NotFound, OptionError, SourceError
 from vfs.extent import parse_content_range
 from vfs.flight import Flights
@@ -162,6 +163,12 @@ class HttpSource:
         etag, mtime_s = told_by(obj.version)
         file = web.File(url, obj.size_bytes, etag, mtime_s * 1_000_000_000)
         return self._web.read(what, file, start, length, self._credentials(url))
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What a list of files told of the bytes."""
+        algorithm, _, digest = obj.version.partition(":")
+        is_one = re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", obj.version)
+        return Checksum(algorithm, bytes.fromhex(digest)) if is_one else None
 
     def close(self) -> None:
         """Ends the connections."""

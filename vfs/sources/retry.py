@@ -21,8 +21,9 @@ from typing import TypeVar
 
 import tenacity
 
+from vfs.digests import Checksum
 from vfs.errors import AccessDenied, CorruptData, EgofsError, NotFound
-from vfs.sources import Deep, Listed, ObjectInfo, Paged, Renewable, Source, by_pages
+from vfs.sources import Deep, Listed, ObjectInfo, Paged, Renewable, Source, by_pages, checksum_of
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -143,6 +144,10 @@ class RetryingSource:
         data = self._persist(f"read {obj.key!r}", attempt)
         self._count(bytes_fetched=len(data))
         return data
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the source within knows of the object's bytes."""
+        return self._persist(f"checksum of {obj.key!r}", lambda: checksum_of(self.inner, obj))
 
     def close(self) -> None:
         """Ends the inner source's connections."""

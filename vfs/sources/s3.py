@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from vfs import answers, bucketlist, bulk
+from vfs import answers, bucketlist, bulk, s3sums
+from vfs.digests import Checksum
 from vfs.errors import (
     AccessDenied,
     Changed,
@@ -225,6 +226,30 @@ class S3Source:
             self._throttled = False
         return data
 
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the store says of the object's bytes, from one HEAD, or three where it came there in parts."""
+        what = f"checksum of {self._place}/{obj.key}"
+        name = self._prefix + _valid(obj.key)
+
+        def told(part: int) -> Mapping[str, str]:
+            wanted = {"Bucket": self._bucket, "Key": name, "ChecksumMode": "ENABLED"}
+
+            def ask(client: Any) -> Mapping[str, str]:
+                answer = client.head_object(**wanted, **({"PartNumber": part} if part else {}))
+                headers: Mapping[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
+                return headers
+
+            headers = self._ask(what, lambda bucket: bucket.told(what, name, part), ask)
+            if obj.version and headers.get("etag", "").strip('"') not in ("", obj.version):
+                raise Changed(f"{what}: the object has been replaced: open it again")
+            return headers
+
+        def part_bytes(number: int) -> int:
+            length = told(number).get("content-length", "")
+            return int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
+
+        return s3sums.find(told(0), obj.size_bytes, part_bytes)
+
     def renew(self) -> None:
         """Looks for keys anew. Whoever is in the middle of a request ends it with those that there were."""
         better = _way_to(self._bucket, self._options, region=self._region)
@@ -418,6 +443,11 @@ class S3Buckets:
     def whose(self) -> str:
         """As whom the store is asked: a profile where there is one."""
         return _who(self._options, is_told=False)
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the store says of the object's bytes."""
+        bucket, _, below = self._found(obj.key)
+        return bucket.checksum(replace(obj, key=below))
 
     def close(self) -> None:
         """Ends all connections."""

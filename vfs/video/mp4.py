@@ -26,6 +26,7 @@ MAX_MOOV_BYTES = 256 << 20
 _MAX_TOP_BOXES = 1024  # before moov; real files have fewer than ten
 _MAX_EDITS = 1024
 _FOREVER = 1 << 60  # ticks
+_NEVER = _FOREVER >> 1  # so that what is shown then still has a time
 
 # (a, b, c, d) of the display matrix, as signs, to (degrees clockwise, mirrored afterwards).
 _ORIENTATIONS = {
@@ -284,7 +285,7 @@ def _edited(track: Track, order: Integers, pts: Int64s) -> tuple[Integers, Int64
     """(packets, pts) that the edit list shows, in order, from all in display order.
 
     A frame is displayed where its pts lies in the range of an edit; edits follow one another, and one without media
-    (start -1) only delays. A duration of 0 is the rest of the media.
+    (start -1) only delays. A duration of 0 is the rest of the media, after which nothing comes.
     """
     edits = _edit_list(track.edits)
     if all(begin < 0 for _, begin in edits):
@@ -293,14 +294,20 @@ def _edited(track: Track, order: Integers, pts: Int64s) -> tuple[Integers, Int64
     times: list[Int64s] = []
     clock = 0  # ticks of the presentation that earlier edits take
     for duration, begin in edits:
-        length = -(-duration * track.timescale // track.movie_timescale) if duration else _FOREVER
+        if clock >= _NEVER:  # behind one that never ends
+            break
+        length = -(-duration * track.timescale // track.movie_timescale)
+        if not duration and begin >= 0:
+            length = _FOREVER
         if begin >= 0:
             low, high = (int(np.searchsorted(pts, t)) for t in (begin, min(begin + length, _FOREVER)))
             parts.append(order[low:high])
             times.append(pts[low:high] - begin + clock)
             if sum(map(len, parts)) > MAX_FRAMES:
                 raise ValueError("its edit list shows too many frames")
-        clock = min(clock + length, _FOREVER >> 1)
+        clock = min(clock + length, _NEVER)
+    if not parts:
+        raise ValueError("its edit list shows no frame")
     return np.concatenate(parts), np.concatenate(times)
 
 

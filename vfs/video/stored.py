@@ -110,6 +110,7 @@ def _check(index: VideoIndex) -> None:
         and max(int(keys[-1]), int(shown.max())) < packets
         and not (np.diff(keys) <= 0).any()
         and not (np.diff(pts) < 0).any()
+        and int(pts[-1]) < index.duration_ticks
         and index.rotation in (0, 90, 180, 270)
         and index.fps > 0
         and index.time_base > 0

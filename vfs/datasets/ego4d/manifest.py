@@ -141,13 +141,15 @@ def _rows(header: list[str], lines: Iterator[list[str]], key: str) -> Manifest:
     type_at, tags_at = columns.get("type", -1), columns.get("benchmarks", -1)
     parent_at = columns.get("parent_video_uid", video_at if "clip_uid" in uid_column else -1)
     is_files = uid_column in ("file_uid", "")
+    # The one more is the cell of a column that is not there. What stands behind the last that is looked at may be much.
+    width = 2 + max((*locations, uid_at, video_at, type_at, tags_at, parent_at))
     known_tags: dict[str, tuple[str, ...]] = {}
     rows: dict[str, Row] = {}
     left_out = 0
     for cells in lines:
         if not any(cells):
             continue
-        cells += [""] * (len(header) + 1 - len(cells))  # the one more is the cell of a column that is not there
+        cells = [*cells[: width - 1], *[""] * (width - min(len(cells), width - 1))]
         location = next((cells[at] for at in locations if cells[at].startswith(_SCHEME)), "").removeprefix(_SCHEME)
         uid = cells[uid_at].strip() if uid_at >= 0 else ""
         name = _name(location, uid, cells[type_at] if type_at >= 0 else "", is_files)
@@ -218,7 +220,7 @@ def parse_facts(data: bytes | bytearray, key: str) -> Facts:
     """What is needed of an ego4d.json. Raises SourceError for what is none."""
     try:
         document = _decoded(data)
-    except msgspec.MsgspecError as failure:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as failure:
         raise SourceError(f"{key}: not the metadata of Ego4D: {failure}") from failure
     del data  # of up to 100 MB
     numbers: dict[str, int] = {}
@@ -284,7 +286,7 @@ class Digests:
         name = xxh3_128_hexdigest(f"{self._source.url}\0{key}".encode(errors="surrogateescape"))
         file = self._folder / f"ego4d-{_FORMAT}-{name}"
         identity = os.fsencode(obj.identity)
-        with suppress(OSError, msgspec.MsgspecError):
+        with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             kept, digest = msgspec.msgpack.decode(file.read_bytes(), type=tuple[bytes, kind])  # type: ignore[valid-type]
             if kept == identity:
                 return digest

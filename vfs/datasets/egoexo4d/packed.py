@@ -23,6 +23,7 @@ _S3 = "s3://"
 
 
 _Size: TypeAlias = int | float | None
+_LARGEST = (1 << 63) - 1
 
 
 class _Piece(Struct, gc=False, array_like=True):
@@ -49,12 +50,13 @@ def files(folder: str, places: list[str], sources: list[str], sizes: list[_Size]
     """Files of a folder, with their places in the tree and in the store."""
     cut = len(folder) + 1
     names = [place[cut:] for place in places]
+    sizes = [size if size is not None and 0 <= size <= _LARGEST else None for size in sizes]
     before = sources[0].removesuffix(names[0])
     if before.startswith(_S3) and sources == [before + name for name in names]:
         piece = _Piece(names, sizes, key_of(before))
     else:
         piece = _Piece(names, sizes, "", list(map(key_of, sources)))
-    return Packed(_encode(piece), int(sum(filter(None, sizes))))
+    return Packed(_encode(piece), min(int(sum(filter(None, sizes))), _LARGEST))
 
 
 def links(videos: dict[str, str]) -> Packed:
@@ -81,7 +83,8 @@ def entries(pieces: Iterable[bytes]) -> Iterator[tuple[str, Entry]]:
 def file(place: str, source: str, size: _Size) -> tuple[str, Entry]:
     """The folder and the entry of a file."""
     folder, _, name = place.rpartition("/")
-    obj = ObjectInfo(key_of(source), UNKNOWN_SIZE if size is None else int(size), 0, "")
+    is_known = size is not None and 0 <= size <= _LARGEST
+    obj = ObjectInfo(key_of(source), int(size) if size is not None and is_known else UNKNOWN_SIZE, 0, "")
     return folder, Entry(name, Kind.FILE, obj, "", _is_video(name.rpartition(".")[2]))
 
 

@@ -31,6 +31,8 @@ _EGO, _EXO = "ego", "exo"
 _STREAMS = {"rgb": "ego.mp4", "slam-left": "slam-left.mp4", "slam-right": "slam-right.mp4", "et": "et.mp4"}
 # What frame_aligned_videos has beside cameras; either may also be null.
 _NO_CAMERAS = {"collage", "best_exo"}
+# What the decoder raises for what is no JSON, for texts that are no UTF-8, and for lists in lists without end.
+_NO_JSON = (DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Stream(Struct, gc=False):
@@ -75,13 +77,13 @@ class Items(Generic[_T]):
         """Leaves out with a warning what has another shape. Raises CorruptData for what is no list in JSON."""
         try:
             items = _RAW.decode(data)
-        except DecodeError as failure:
+        except _NO_JSON as failure:
             raise CorruptData(f"{document} cannot be understood: {failure}") from failure
         wrong: list[str] = []
         for item in items:
             try:
                 yield self._decoder.decode(item)
-            except ValidationError as failure:
+            except (ValidationError, UnicodeDecodeError) as failure:
                 wrong.append(str(failure))
         if wrong:
             _log.warning("%s: %d of %d entries are left out: %s", document, len(wrong), len(items), wrong[0])
@@ -176,7 +178,7 @@ class Splits:
         """What splits.json tells. Raises CorruptData."""
         try:
             told = _SPLITS.decode(document)
-        except DecodeError as failure:
+        except _NO_JSON as failure:
             raise CorruptData(f"splits.json cannot be understood: {failure}") from failure
         for uid, split in told.take_uid_to_split.items():
             self.tag(uid, _texts(split), None)

@@ -9,6 +9,7 @@ this machine become objects of the mounted source (`Beside`), so that `annotatio
 Called by both datasets. Any thread may call; what lists blocks.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from vfs import sources
 from vfs.datasets.kinetics.store import RELEASE_FOLDER
+from vfs.digests import Checksum
 from vfs.errors import NotFound, OptionError
 from vfs.options import whole_path
 from vfs.sources import Listed, ObjectInfo, Source
@@ -82,6 +84,10 @@ class Beside:
         source, inner = self._of(obj.key)
         return source.read(obj if inner == obj.key else replace(obj, key=inner), start, length)
 
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the inner source knows of its own."""
+        return None if obj.key.startswith(f"{_LOCAL}/") else sources.checksum_of(self._inner, obj)
+
     def close(self) -> None:
         """Closes all."""
         for _, source in self._folders:
@@ -100,7 +106,7 @@ class Beside:
 def absolute(text: str) -> str:
     """What the option `csv` names: an absolute path where there is such a file or folder here, else a key."""
     path = whole_path(text)
-    return str(path) if path.exists() else text.strip("/")
+    return str(path) if os.path.exists(path) else text.strip("/")  # False for a name that is too long
 
 
 def state_of(named: tuple[str, ...]) -> tuple[str, ...]:

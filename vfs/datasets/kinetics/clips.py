@@ -29,10 +29,11 @@ from pathlib import Path
 from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 
 from vfs.datasets.kinetics.missing import Missing
+from vfs.digests import Checksum
 from vfs.errors import Changed, NotFound
 from vfs.extent import clip
 from vfs.flight import Flights
-from vfs.sources import Deep, Listed, ObjectInfo, Paged, Source
+from vfs.sources import Deep, Listed, ObjectInfo, Paged, Source, checksum_of
 from vfs.video.cutter import Cutter
 
 _log = logging.getLogger(__name__)
@@ -125,6 +126,10 @@ class CutSource:
         if found.object.size_bytes != obj.size_bytes or (obj.version and found.object.version != obj.version):
             raise Changed(f"{obj.key}: it was cut again, and is another: open it again")
         return bytes(found.data[start : start + length])
+
+    def checksum(self, obj: ObjectInfo) -> Checksum | None:
+        """What the source knows of whole videos."""
+        return checksum_of(self._source, obj) if _span(obj.key) is None else None
 
     def close(self) -> None:
         """Ends what is being cut, and the source."""
