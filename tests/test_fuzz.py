@@ -97,10 +97,11 @@ def python(program: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 )
 def test_the_fuzzer_finds_what_it_is_there_to_find(data: bytes, found: str, tmp_path: Path) -> None:
     """In a process of its own: it sets limits and signal handlers."""
+    deadline_s = 0.3 if data == b"spin" else 10.0
     program = (
         "import sys, json; from pathlib import Path; from tests import test_fuzz; from tests.fuzz import run\n"
         f"run.corpus = lambda name: [{data!r}]\n"
-        "target = run.Target('bad', test_fuzz.bad, refusals=(ValueError,), deadline_s={0.3 if data == b'spin' else 10})\n"
+        f"target = run.Target('bad', test_fuzz.bad, refusals=(ValueError,), deadline_s={deadline_s})\n"
         "report = run.run(target, seed=0, seconds=0, inputs=1, folder=Path(sys.argv[1]))\n"
         "print(json.dumps(vars(report)))"
     )

@@ -11,7 +11,7 @@ _EPILOG = """\b
   egofs warm '~/a101/recordings/*/frames@short=224/e4'
   egofs warm @train.txt                             a list, a path a line
   egofs warm --check @train.txt                     is it all there?
-  egofs warm --order epoch.txt --follow ~/a101      ahead of who reads in this order
+  egofs warm --order epoch.txt --follow ~/a101      ahead of its reader
 """
 
 
