@@ -170,6 +170,17 @@ def test_a_size_in_a_buckets_listing_that_is_none_is_an_error(size: str) -> None
         bucketlist.parse(page.encode())
 
 
+@pytest.mark.parametrize("encoding", ["UTF-a8", "x" * 300, "utf-7", "rot13", "\u00fc"])
+def test_xml_in_an_encoding_that_there_is_not_is_none(encoding: str) -> None:
+    said = f'<?xml version="1.0" encoding="{encoding}"?>'.encode()
+    try:
+        assert bucketlist.parse(said + b"<ListBucketResult/>") is None
+    except ValueError:
+        pass  # one that there is, and that the parser cannot read
+    with pytest.raises(ValueError):  # whichever it is
+        weblisting.multistatus(said + b"<multistatus xmlns='DAV:'>", "http://host/")
+
+
 @quick
 def test_entities_of_entities_are_no_listing() -> None:
     levels = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10 if n else "a" * 10}">' for n in range(12))

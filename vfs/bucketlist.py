@@ -61,7 +61,7 @@ def parse(body: bytes) -> ListPage | None:
     """The page; None for what is no listing. Raises ValueError where a size, a date or a key makes no sense."""
     try:
         root = ElementTree.fromstring(body)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError):  # the latter for an encoding that there is not
         return None
     # Each name is in the namespace of the root; some stores have none.
     space, _, name = root.tag.rpartition("}")

@@ -251,6 +251,8 @@ class _Multistatus:
             parser.Parse(body, True)
         except expat.ExpatError as failure:
             raise ValueError(f"it is no XML ({expat.ErrorString(failure.code)})") from failure
+        except LookupError as failure:
+            raise ValueError("it is XML in an encoding that there is not") from failure
         return self._found
 
     def _refuse(self, *_: object) -> None:
