@@ -148,6 +148,8 @@ class Ways:
         """What is compared: a Config, or the line that refuses one."""
         try:
             made = config.load(source, options)
+            # A file is called by its own name, whatever it says.
+            made = replace(made, name=self.home if source.endswith(".toml") else made.name)
         except OptionError as failure:
             said = str(failure).removeprefix(f"{self.file}: ")
             assert said.isprintable()
