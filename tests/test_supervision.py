@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from mountd import below, mounts
+from tests.faults import Stall
 from tests.mounting import EGOFS, Mount, egofs, is_mounted, mounted, wait_for_end, wait_until
-from tests.s3server import S3Server, Stall
+from tests.s3server import S3Server
 
 ENV = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
