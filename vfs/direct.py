@@ -105,7 +105,7 @@ class Bucket:
         with self._telling(what, "Read"), _closed_on_failure(connection):
             connection.request(method, f"{path}?{text}" if text else path, headers=headers)
             answer = connection.getresponse()
-            body = answer.read()
+            body = _whole(answer)
         self._keep(connection)
         told = {name.lower(): value for name, value in answer.getheaders()}
         if answer.status != 200:
@@ -156,6 +156,20 @@ class Bucket:
             connection.connect()
             connection.sock.settimeout(bulk.IDLE_S)
         return connection
+
+
+def _whole(answer: http.client.HTTPResponse) -> bytes:
+    """The body. Raises TimeoutError for one that drips on and on, and IncompleteRead for one that ends too early."""
+    deadline = time.monotonic() + bulk.LONGEST_BODY_S
+    parts = []
+    while piece := answer.read1(bulk.PIECE_BYTES):
+        parts.append(piece)
+        if time.monotonic() > deadline:
+            raise TimeoutError("it is too slow")
+    if answer.length:
+        raise http.client.IncompleteRead(b"".join(parts), answer.length)
+    answer.read()  # nothing more, and only this tells the connection so
+    return b"".join(parts)
 
 
 @contextlib.contextmanager

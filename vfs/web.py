@@ -163,6 +163,9 @@ class Web:
                 if method == "POST":
                     raise SourceError(f"{what}: the server sends elsewhere, where what is sent must not go")
                 url, headers = _redirected(what, url, target, headers)
+            except Timeout:
+                response.close()  # what is left of it is not waited for
+                raise
             finally:
                 _leave(response)
         raise SourceError(f"{what}: the server sends from one address to the next without end")
@@ -328,27 +331,36 @@ def _answered(response: "BaseHTTPResponse", url: str, body: bytes) -> Answer:
 
 
 def _words(response: "BaseHTTPResponse") -> bytes:
-    """The first of what a server says beside an error; b"" where even that breaks off."""
+    """The first of what a server says beside an error; b"" where even that breaks off, or does not end."""
     try:
-        return response.read(_WORDS_BYTES)
-    except _failures():
+        return b"".join(_pieces("", response, _WORDS_BYTES))
+    except (*_failures(), Timeout):
         return b""
 
 
 def _taken(what: str, response: "BaseHTTPResponse", most_bytes: int) -> bytes:
     """The whole body of an answer."""
-    deadline = time.monotonic() + bulk.LONGEST_BODY_S
     parts, total = [], 0
     with _told(what):
-        # read1 gives b"" before the end too, where a chunk of the transfer's encoding ends.
-        for part in response.stream(bulk.PIECE_BYTES, decode_content=False):
+        for part in _pieces(what, response, most_bytes + 1):
             parts.append(part)
             total += len(part)
-            if total > most_bytes:
-                raise SourceError(f"{what}: the answer has more than {most_bytes >> 20} MiB, which it cannot need")
-            if time.monotonic() > deadline:
-                raise Timeout(f"{what}: {total} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
+    if total > most_bytes:
+        raise SourceError(f"{what}: the answer has more than {most_bytes >> 20} MiB, which it cannot need")
     return b"".join(parts)
+
+
+def _pieces(what: str, response: "BaseHTTPResponse", most_bytes: int) -> Iterator[bytes]:
+    """The first of a body as it comes, so that one that drips on and on is found out. Raises Timeout for that."""
+    deadline = time.monotonic() + bulk.LONGEST_BODY_S
+    left = most_bytes
+    # Where a chunk of the transfer's encoding ends, there may be none without the body being over.
+    while left > 0 and not response.closed:
+        piece = response.read1(min(left, bulk.PIECE_BYTES), decode_content=False)
+        left -= len(piece)
+        yield piece
+        if time.monotonic() > deadline:
+            raise Timeout(f"{what}: {most_bytes - left} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
 
 
 def _failures() -> tuple[type[Exception], ...]:
