@@ -333,7 +333,7 @@ class Disk:
                 self._failed(failure)
                 # Files may have been written that were not counted.
                 self._swept = 0 if batch else self._swept
-                if is_damage(failure):
+                if is_damage(failure) or not (self._folder / _DATABASE).exists():
                     self._begin_anew(database, failure)
             finally:
                 self._written(batch)
@@ -534,13 +534,15 @@ class Disk:
                 self._count_in([row for row in uncounted if os.access(self._path(row[:2]), os.F_OK)])
 
     def _begin_anew(self, damaged: sqlite3.Connection, failure: Exception) -> None:
-        """The database is damaged: another takes its place, and the files are counted in again."""
+        """The database is damaged, or gone with its folder: another takes its place, and files are counted in again."""
         with self._database_lock, suppress(*_FAILURES):
             if self._database is not damaged:
                 return  # another writer was first
             damaged.close()
             file = self._folder / _DATABASE
-            set_aside(file, failure)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if file.exists():
+                set_aside(file, failure)
             self._database = open_database(file, _SCHEMA, _SCHEMA_VERSION)
             self._swept = 0
 

@@ -333,8 +333,9 @@ def _answered(response: "BaseHTTPResponse", url: str, body: bytes) -> Answer:
 def _words(response: "BaseHTTPResponse") -> bytes:
     """The first of what a server says beside an error; b"" where even that breaks off, or does not end."""
     try:
-        return b"".join(_pieces("", response, _WORDS_BYTES))
-    except (*_failures(), Timeout):
+        with _told(""):
+            return b"".join(_pieces("", response, _WORDS_BYTES))
+    except EgofsError:
         return b""
 
 
