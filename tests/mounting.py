@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,9 @@ EGOFS = [sys.executable, "-m", "mountd"]
 
 def patched(*lines: str) -> list[str]:
     """The command line with something changed in it first, such as "vfs.ops.DEADLINE_S = 3"."""
-    modules = sorted({line.partition(" ")[0].rpartition(".")[0] for line in lines})
-    return [
-        sys.executable,
-        "-c",
-        "; ".join([f"import {', '.join(modules)}", *lines, "from mountd.cli import main; main()"]),
-    ]
+    modules = {re.match(r"[a-z_]+(\.[a-z_]+)*(?=\.)", line)[0] for line in lines}  # type: ignore[index]
+    script = [f"import {', '.join(sorted(modules))}", *lines, "from mountd.cli import main", "main()"]
+    return [sys.executable, "-c", "; ".join(script)]
 
 
 def egofs(
