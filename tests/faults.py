@@ -137,7 +137,7 @@ def part(asked: str, size: int, fault: object = None) -> tuple[int, int] | None:
     start, stop = int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)
     if start >= size:
         return start, start
-    if isinstance(fault, Shift):
+    if isinstance(fault, Shift) and 0 <= start + fault.by < size:
         return start + fault.by, min(size, stop + fault.by)
     return start, stop - fault.by if isinstance(fault, Cut) else stop
 

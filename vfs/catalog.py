@@ -197,7 +197,10 @@ class Catalog:
 
     def known(self, path: str) -> Folder | None:
         """The folder, if its listing is known and young enough."""
-        folder = self._there(path)
+        try:
+            folder = self._there(path)
+        except Lost:
+            return None
         return folder if folder and self._is_fresh(folder) else None
 
     def entry(self, folder: str, name: str) -> Entry:
