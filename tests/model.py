@@ -63,12 +63,15 @@ HASTY = (
     "vfs.bulk.CONNECT_S = 0.5",
     "vfs.bulk.IDLE_S = 0.5",
     "vfs.bulk.LONGEST_BODY_S = 1.0",
+    "vfs.cache.ChunkCache.__init__.__defaults__ = (8 << 20, 16 << 20)",
     "vfs.flight.WAIT_S = 5.0",
     "vfs.catalog._WORTH = 0",
     "vfs.disk._PAUSE_S = 2.0",
     "vfs.sources.retry.RetryingSource.__init__.__kwdefaults__ |= {'first_wait_s': 0.02, 'longest_wait_s': 0.3}",
     "mountd.supervisor._LONGEST_WAIT_S = 0.3",
 )
+CACHE_SIZE = "12M"
+"""Less than what the store holds, so that the store is asked all the time."""
 SIZES = (0, 1, 1000, 131_071, 131_072, 131_073, 700_000, 1 << 20, (1 << 20) + 1, 3_000_001, (4 << 20) + 7)
 FAULTS: tuple[Fault, ...] = (
     Status(500), Status(503, "SlowDown"), Status(429, "TooManyRequests"), Status(503, "SlowDown", {"Retry-After": "1"}),
@@ -224,6 +227,7 @@ class Looker:
         self._tally = tally
         self._lock = lock
         self._handles: list[Handle] = []
+        self.troubles: deque[str] = deque()
         self._fresh: dict[str, float] = {}
         """Paths of which something newer than that moment must be seen."""
         self.told: deque[str] = deque(maxlen=40)
@@ -255,7 +259,7 @@ class Looker:
         began, seen = self._do("list", folder, lambda: sorted(os.listdir(self._root / folder)))
         if seen is None:
             return
-        now, since = time.monotonic(), self._since(began, folder)
+        now, since, paths = time.monotonic(), self._since(began, folder), self._world.paths()
         names = {path.removeprefix(f"{folder}/" if folder else "") for path in paths if path.startswith(folder)}
         files = {name for name in names if "/" not in name}
         if len(set(seen)) != len(seen):
@@ -298,6 +302,7 @@ class Looker:
 
         def read() -> tuple[int, bytes]:
             with (self._root / path).open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 return os.fstat(file.fileno()).st_size, file.readall()
 
         began, found = self._do("whole", path, read, path)
@@ -319,6 +324,8 @@ class Looker:
         held = handle.candidates
         self._describe(f"of versions {held}")
         what = f"{handle.path} {length} at {start}"
+        if self._draw.random() < 0.5:  # else much would come from the kernel's pages, and nobody be asked
+            os.posix_fadvise(handle.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         _, data = self._do("read", what, lambda: _all_of(handle.descriptor, length, start), handle.path, handle=handle)
         if data is None:
             return
@@ -365,6 +372,7 @@ class Looker:
         if handle is not None and dead:
             self._drop(handle)
         if dead and number in _DEAD:
+            time.sleep(0.1)  # as who waits for the next daemon does; to fail at once is no operation worth counting
             return
         if number == errno.ESTALE:
             held = handle.candidates if handle else world.versions(path, since, now)
@@ -397,7 +405,7 @@ class Looker:
         self.told.append(words)
 
     def _surprise(self, words: str) -> None:
-        raise Surprise("\n".join([words, "what came before:", *self.told]))
+        raise Surprise("\n".join([words, "what came before:", *sorted([*self.told, *self.troubles])]))
 
 
 def _all_of(descriptor: int, length: int, start: int) -> bytes:
@@ -429,6 +437,9 @@ class Trouble:
         self.told: deque[str] = deque(maxlen=40)
         self.write_keys()
 
+    def _tell(self, words: str) -> None:
+        self.told.append(f"{time.monotonic():.3f} {words}")
+
     # -- the store's content
 
     def fill(self, count: int) -> None:
@@ -439,6 +450,7 @@ class Trouble:
         """Adds, replaces or deletes a file."""
         there = self._world.there()
         kind = self._draw.choice(("add", "replace", "replace", "delete"))
+        self._tell("a change of the store")
         if (kind == "add" and len(there) < 60) or len(there) < 10:
             self._add()
         elif kind == "delete":
@@ -458,6 +470,7 @@ class Trouble:
 
     def fail(self, share: float) -> None:
         """That share of all requests meets a fault, until `recover`."""
+        self._tell("the store begins to fail")
         self._world.store_fails.append(Interval(time.monotonic()))
 
         def faults(request: Request) -> Fault | None:
@@ -500,6 +513,7 @@ class Trouble:
 
     def kill(self) -> None:
         """Kills the daemon and waits until another has taken its place."""
+        self._tell("a kill")
         pid = self._mount_pid(20)
         dead = Interval(time.monotonic())
         self._world.daemon_dead.append(dead)
@@ -535,6 +549,7 @@ class Trouble:
             self._world.cache_harmed.append(Interval(began))
         if damage.ALL[what](self._cache, self._draw):
             self._tally.damages[what] += 1
+            self._tell(f"damage: {what}")
         if what not in damage.VALUES:
             self._world.cache_harmed[-1].until = time.monotonic()
 
@@ -554,12 +569,14 @@ class Stage:
 
     def looker(self, name: object) -> Looker:
         draw = random.Random(f"{self.seed} looker {name}")
-        return Looker(self.world, self.mount.directory, draw, self.tally, self.lock)
+        looker = Looker(self.world, self.mount.directory, draw, self.tally, self.lock)
+        looker.troubles = self.trouble.told
+        return looker
 
 
 @contextlib.contextmanager
-def staged(work: Path, seed: str, *, files: int = 30) -> Iterator[Stage]:
-    """A store with some files, mounted, and nothing wrong yet."""
+def staged(work: Path, seed: str, *, files: int = 30, kept: bool = True) -> Iterator[Stage]:
+    """A store with some files, mounted, and nothing wrong yet. Without `kept` there is no cache on disk."""
     world, cache, tally = World(work / "store", seed), work / "cache", Tally()
     cache.mkdir()
     draw = random.Random(f"{seed} trouble")
@@ -572,7 +589,11 @@ def staged(work: Path, seed: str, *, files: int = 30) -> Iterator[Stage]:
         mount = Mount(work / "m", cache)
         trouble = Trouble(world, server, mount, cache, draw, tally)
         trouble.fill(files)
-        options = (f"endpoint_url={server.endpoint_url}", f"listing_age={AGE_S}", "cache_size=64M")
+        options = (
+            f"endpoint_url={server.endpoint_url}",
+            f"listing_age={AGE_S}",
+            f"cache_size={CACHE_SIZE}" if kept else "cache=off",
+        )
         with mounted("s3://bucket", work / "m", *options, cache=cache, env=env, command=patched(*HASTY)) as mount:
             yield Stage(world, server, mount, cache, trouble, tally, threading.Lock(), seed)
             trouble.recover()

@@ -32,10 +32,10 @@ from tests.model import DEADLINE_S, Interval, Looker, Stage, Surprise, Tally, Tr
 from tests.reliabilitypage import Figures, page
 
 TOP = Path(__file__).resolve().parent.parent
-LOOKERS = 4
+LOOKERS = 16
 GAME_S = 100.0
 """So long a game lasts; then the next one begins, with another store and an empty cache."""
-FAILING_S, CALM_S = 6.0, 4.0
+FAILING_S, CALM_S = 8.0, 4.0
 SLOW_S = 5.0
 """Recovery is to take no longer."""
 
@@ -76,7 +76,7 @@ def _make_trouble(trouble: Trouble, draw: random.Random, seconds: float, over: t
     """Turns of failing and of calm; in both, changes, damages and kills."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not over.is_set():
-        trouble.fail(draw.choice((0.2, 0.4, 0.7)))
+        trouble.fail(draw.choice((0.3, 0.5, 0.8)))
         _busy(trouble, draw, FAILING_S, over)
         trouble.recover()
         if draw.random() < 0.3:
@@ -229,7 +229,8 @@ def run(seed: str, minutes: float) -> Run:
     until = time.monotonic() + 0.6 * total_s
     while time.monotonic() < until and len(done.surprises) < 5:
         name = f"{seed}-{done.games}"
-        with _work() as work, staged(work, name) as stage:
+        # Every other game without a cache on disk, so that the store is asked for everything.
+        with _work() as work, staged(work, name, kept=done.games % 2 == 0) as stage:
             done.surprises += play_together(stage, min(GAME_S, max(10.0, until - time.monotonic())))
             done.add(stage.tally)
         done.games += 1

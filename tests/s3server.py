@@ -252,11 +252,14 @@ class _Handler(faults.Handler):
                 parts.append(f"<CommonPrefixes><Prefix>{text(name)}</Prefix></CommonPrefixes>")
                 continue
             path = store.root / bucket / name
-            facts = path.stat()
+            try:
+                facts, etag = path.stat(), store.etag(path)
+            except FileNotFoundError:  # deleted just now
+                continue
             when = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(facts.st_mtime)))
             parts.append(
                 f"<Contents><Key>{text(name)}</Key><LastModified>{when}</LastModified>"
-                f"<ETag>&quot;{store.etag(path)}&quot;</ETag><Size>{facts.st_size}</Size>"
+                f"<ETag>&quot;{etag}&quot;</ETag><Size>{facts.st_size}</Size>"
                 "<StorageClass>STANDARD</StorageClass></Contents>"
             )
         parts.append("</ListBucketResult>")
