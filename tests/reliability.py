@@ -35,7 +35,7 @@ TOP = Path(__file__).resolve().parent.parent
 LOOKERS = 16
 GAME_S = 100.0
 """So long a game lasts; then the next one begins, with another store and an empty cache."""
-FAILING_S, CALM_S = 8.0, 4.0
+FAILING_S, CALM_S = 9.0, 3.0
 SLOW_S = 5.0
 """Recovery is to take no longer."""
 
@@ -76,7 +76,7 @@ def _make_trouble(trouble: Trouble, draw: random.Random, seconds: float, over: t
     """Turns of failing and of calm; in both, changes, damages and kills."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not over.is_set():
-        trouble.fail(draw.choice((0.3, 0.5, 0.8)))
+        trouble.fail(draw.choice((0.5, 0.8, 0.95)))
         _busy(trouble, draw, FAILING_S, over)
         trouble.recover()
         if draw.random() < 0.3:
@@ -94,7 +94,7 @@ def _busy(trouble: Trouble, draw: random.Random, seconds: float, over: threading
             trouble.harm()
         elif dice < 0.8:
             trouble.change()
-        elif dice < 0.84:
+        elif dice < 0.812:
             trouble.kill()
         trouble._server.requests.clear()
 
