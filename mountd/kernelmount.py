@@ -2,17 +2,18 @@
 
 So whoever opens a path below the mount point gets ENOTCONN until the very moment at which the new mount is there, and
 never sees what is below both. libfuse takes an open /dev/fuse that is mounted already as the mount point /dev/fd/N
-(fuse_session_mount(3), libfuse 3.3 and later). Called by session.py.
+(fuse_session_mount(3), libfuse 3.3 and later). Called by session.py, and by the supervisor to `abort`.
 """
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 
 from mountd.mounts import FSTYPE
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4  # mount(2), sys/mount.h
-_MNT_DETACH = 2
+_MNT_FORCE, _MNT_DETACH = 1, 2  # umount(2)
 
 
 def mount_over(mountpoint: Path, name: str, allow_other: bool) -> int:
@@ -27,6 +28,28 @@ def mount_over(mountpoint: Path, name: str, allow_other: bool) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return descriptor
+
+
+def abort(mountpoint: Path, device: str) -> bool:
+    """Fails all requests of a mount that nobody will answer any more, and leaves it there, dead; whether that could be.
+
+    The owner of a mount may where fusectl is mounted (Documentation/filesystems/fuse.rst), and root in any case.
+    """
+    try:
+        (Path("/sys/fs/fuse/connections") / device.partition(":")[2] / "abort").write_text("1")
+        return True
+    except OSError:
+        pass
+    try:
+        # In use, so that it is not taken away.
+        held = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        ctypes.CDLL(None, use_errno=True).umount2(os.fsencode(mountpoint), _MNT_FORCE)
+        return ctypes.get_errno() == errno.EBUSY
+    finally:
+        os.close(held)
 
 
 def detach(mountpoint: Path) -> None:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # statvfs takes 22 us; a reader that hangs is given this much longer than the interval until somebody looks.
 _LOOK_S = 10.0
+# A daemon that was killed while it asked its own mount (as each does once, when it begins) cannot end before somebody
+# answers, and nobody will. How often it is looked whether that is so:
+_DYING_S = 1.0
 # A daemon may be busy for a while (a listing of a million names, a machine that swaps); a minute without any answer
 # is longer than whatever is asked of its event loop.
 _HUNG_S = 60.0
@@ -94,14 +97,21 @@ class _Supervisor:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.register(ready, select.POLLIN)
-        is_up, answered = False, time.monotonic()
+        is_up, looked = False, time.monotonic()
+        answered = looked
         try:
-            while descriptor not in (events := dict(poll.poll(_LOOK_S * 1000))):
+            while descriptor not in (events := dict(poll.poll(_DYING_S * 1000))):
                 if ready in events:
                     is_up = bool(events[ready] & select.POLLIN)
                     poll.unregister(ready)
                     self._leave_group()
-                elif not is_up or mounts.state(self._mountpoint) != "hung":
+                    continue
+                if _is_dying(self._daemon):
+                    self._free()
+                if time.monotonic() - looked < _LOOK_S:
+                    continue
+                looked = time.monotonic()
+                if not is_up or mounts.state(self._mountpoint) != "hung":
                     answered = time.monotonic()
                 elif time.monotonic() - answered > _HUNG_S:
                     self._tell(f"the daemon {self._daemon} has not answered for {_HUNG_S:.0f} s: it is ended")
@@ -118,6 +128,14 @@ class _Supervisor:
         if os.getsid(0) != os.getpid():
             os.setsid()
             signal.signal(signal.SIGINT, self._pass_on)
+
+    def _free(self) -> None:
+        """Lets a daemon end that waits for itself, and all who wait for it."""
+        from mountd import kernelmount  # ctypes takes 5 ms, of which a mount needs none
+
+        top = mounts.top(self._mountpoint)
+        if top is not None and top.fstype == mounts.FSTYPE and kernelmount.abort(self._mountpoint, top.device):
+            self._tell("the daemon died in the middle of a request of its own: all requests are given up")
 
     def _may_replace(self) -> bool:
         """Whether the dead daemon's mount is still there, and nobody else's over it."""
@@ -137,6 +155,14 @@ class _Supervisor:
         self._ending = self._ending or number != signal.SIGHUP
         if self._daemon is not None:
             os.kill(self._daemon, number)
+
+
+def _is_dying(pid: int) -> bool:
+    """Whether a process has ended but for threads that cannot (proc_pid_stat(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 def _came_up(ready: int) -> bool:

@@ -19,13 +19,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests import drivequery
+from tests import drivequery, faults
+from tests.faults import Body
 from tests.googletokens import Refuse, Refused, TokenGiver
-from tests.s3server import Body, Truncate
 
 FOLDER = "application/vnd.google-apps.folder"
 SHORTCUT = "application/vnd.google-apps.shortcut"
@@ -47,7 +46,7 @@ class Request:
     authorization: str = field(default="", repr=False)
 
 
-Fault = Refuse | Truncate | Body
+Fault = Refuse | faults.Fault
 
 
 @dataclass
@@ -90,9 +89,10 @@ class DriveServer(TokenGiver):
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._children: dict[str, list[str]] = {}
         self._now = _BEGINNING
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = faults.Server(("127.0.0.1", 0), _Handler)
         self._http.store = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
         self.root = self.add("root", FOLDER, [])
@@ -286,41 +286,24 @@ class DriveServer(TokenGiver):
         return told
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    store: DriveServer
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(faults.Handler):
     wbufsize = -1
-    server: _Http
 
-    def setup(self) -> None:
-        super().setup()
-        self.server.store.connections.add(self.connection)
-
-    def finish(self) -> None:
-        self.server.store.connections.discard(self.connection)
-        super().finish()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def handle_one(self) -> None:
-        store = self.server.store
+    def serve(self) -> None:
+        store: DriveServer = self.server.store
         request = self._request()
         store.requests.append(request)
         fault = store.faults(request)
+        if self.spoil(fault):
+            return
         try:
             if isinstance(fault, Refuse):
                 raise Refused(fault)
             if isinstance(fault, Body):
-                self._send(200, {}, fault.content, None)
+                self.send(200, fault.content, {})
                 return
             if store.redirects and request.kind == "media" and request.path.startswith("/drive/"):
-                self._send(307, {"Location": f"/download{self.path}"}, b"", None)
+                self.send(307, b"", {"Location": f"/download{self.path}"})
                 return
             with store._lock:
                 answer = store.answer(request)
@@ -330,9 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(answer, bytes):
             self._send_range(answer, request.range, fault)
         else:
-            self._send(200, {"Content-Type": "application/json; charset=UTF-8"}, json.dumps(answer).encode(), fault)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_one
+            self.send(200, json.dumps(answer).encode(), {"Content-Type": "application/json; charset=UTF-8"}, fault)
 
     def _request(self) -> Request:
         parts = urlsplit(self.path)
@@ -353,17 +334,16 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _send_range(self, data: bytes, asked: str, fault: Fault | None) -> None:
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", asked)
         headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
-        if match is None:
-            self._send(200, headers, data, fault)
+        part = faults.part(asked, len(data), fault)
+        if part is None:
+            self.send(200, data, headers, fault)
             return
-        start, end = int(match[1]), min(int(match[2]), len(data) - 1)
-        if start >= len(data):
-            self._send(416, {"Content-Range": f"bytes */{len(data)}"}, b"", None)
+        start, stop = part
+        if start == stop:
+            self.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
-        headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
-        self._send(206, headers, data[start : end + 1], fault)
+        self.send(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}, fault)
 
     def _refuse(self, refuse: Refuse) -> None:
         told: dict[str, Any]
@@ -372,20 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             detail = {"domain": refuse.domain, "reason": refuse.reason, "message": f"({refuse.reason})"}
             told = {"error": {"errors": [detail], "code": refuse.status, "message": detail["message"]}}
-        self._send(
-            refuse.status, {"Content-Type": "application/json", **refuse.headers}, json.dumps(told).encode(), None
-        )
-
-    def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if isinstance(fault, Truncate):
-            body = body[: fault.sent_bytes]
-            self.close_connection = True
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.send(refuse.status, json.dumps(told).encode(), {"Content-Type": "application/json", **refuse.headers})
 
 
 def _rfc3339(when: datetime) -> str:

@@ -3,24 +3,35 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 EGOFS = [sys.executable, "-m", "mountd"]
 
 
+def patched(*lines: str) -> list[str]:
+    """The command line with something changed in it first, such as "vfs.ops.DEADLINE_S = 3"."""
+    modules = {re.match(r"[a-z_]+(\.[a-z_]+)*(?=\.)", line)[0] for line in lines}  # type: ignore[index]
+    script = [f"import {', '.join(sorted(modules))}", *lines, "from mountd.cli import main", "main()"]
+    return [sys.executable, "-c", "; ".join(script)]
+
+
 def egofs(
-    *arguments: str | Path, env: dict[str, str] | None = None, timeout: float = 120
+    *arguments: str | Path,
+    env: dict[str, str] | None = None,
+    timeout: float = 120,
+    command: Sequence[str] = EGOFS,
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command line to its end; without whatever credentials this machine has."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return subprocess.run(
-        [*EGOFS, *map(str, arguments)],
+        [*command, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -56,12 +67,17 @@ class Mount:
 
 @contextlib.contextmanager
 def mounted(
-    source: str | Path, directory: Path, *options: str, cache: Path, env: dict[str, str] | None = None
+    source: str | Path,
+    directory: Path,
+    *options: str,
+    cache: Path,
+    env: dict[str, str] | None = None,
+    command: Sequence[str] = EGOFS,
 ) -> Iterator[Mount]:
     """`egofs mount SOURCE DIRECTORY -o OPTIONS`, unmounted at the end; the daemon must have ended by itself then."""
     directory.mkdir(parents=True, exist_ok=True)
     texts = ",".join([f"cache_dir={cache}", *options])
-    done = egofs("mount", source, directory, "-o", texts, env=env)
+    done = egofs("mount", source, directory, "-o", texts, env=env, command=command)
     assert done.returncode == 0, done.stderr
     mount = Mount(directory, next((cache / "log").glob("*.log"), cache))
     pid = mount.pid

@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests import faults
+from tests.faults import Body, Fault, Status
 
 
 @dataclass(frozen=True)
@@ -41,77 +42,6 @@ class Request:
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     target: str = field(default="", repr=False)
     """What stood in the request line: signatures are made over that."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Answers this error instead."""
-
-    status: int
-    code: str = "InternalError"
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Truncate:
-    """Announces the whole answer, sends only so many bytes of its body, and hangs up."""
-
-    sent_bytes: int
-
-
-@dataclass(frozen=True)
-class Whole:
-    """Answers 200 with the whole object to a request for a range."""
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Answers with a Content-Range, and bytes, that lie so many bytes further on."""
-
-    by: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Answers fewer bytes than asked for, honestly announced."""
-
-    by: int
-
-
-@dataclass(frozen=True)
-class Garble:
-    """Flips a bit of the body."""
-
-
-@dataclass(frozen=True)
-class Stall:
-    """Sends so many bytes of the body, then nothing for a while (or until the server closes), then the rest."""
-
-    seconds: float
-    after_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Drip:
-    """Sends the body a few bytes at a time."""
-
-    bytes_per_piece: int
-    pause_s: float
-
-
-@dataclass(frozen=True)
-class HangUp:
-    """Closes the connection without any answer."""
-
-
-@dataclass(frozen=True)
-class Body:
-    """Answers 200 with this body instead of the real one."""
-
-    content: bytes
-
-
-Fault = Status | Truncate | Whole | Shift | Cut | Garble | Stall | Drip | HangUp | Body
 
 
 class S3Server:
@@ -153,7 +83,7 @@ class S3Server:
         self.closing = threading.Event()
         self.etags: dict[str, tuple[tuple[int, int, int], str]] = {}
         self.connections: set[socket.socket] = set()
-        self._http = _Http(("127.0.0.1", port), _Handler)
+        self._http = faults.Server(("127.0.0.1", port), _Handler)
         self._http.store = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
@@ -167,7 +97,7 @@ class S3Server:
 
     def wrap(self, tls: ssl.SSLContext) -> None:
         """Speaks HTTPS from now on."""
-        self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
+        self._http.wrap(tls)
 
     def __enter__(self) -> "S3Server":
         self._thread.start()
@@ -199,66 +129,31 @@ class S3Server:
         return known[1]
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    store: S3Server
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is no error here; anything else is a bug of this server and is shown."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Http
-
-    def setup(self) -> None:
-        super().setup()
-        with self.server.store.lock:
-            self.server.store.connections.add(self.connection)
-
-    def finish(self) -> None:
-        with self.server.store.lock:
-            self.server.store.connections.discard(self.connection)
-        super().finish()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet: what was asked stands in `requests`."""
-
+class _Handler(faults.Handler):
     def date_time_string(self, timestamp: float | None = None) -> str:
         """The server's time, for the header Date."""
         ahead_s = getattr(self.server.store, "clock_s", 0.0)  # other stand-ins have no clock of their own
         return formatdate(time.time() + ahead_s if timestamp is None else timestamp, usegmt=True)
 
-    def __getattr__(self, name: str) -> Callable[[], None]:
-        # http.server asks for do_<METHOD>: every verb is served, so that those which must never come are recorded.
-        if name.startswith("do_"):
-            return self._serve
-        raise AttributeError(name)
-
     # -- a request --------------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        store = self.server.store
+    def serve(self) -> None:
+        store: S3Server = self.server.store
         url = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, unquote(url.path), query, headers.get("range", ""), headers, self.path)
         if request.path == "/__requests__":
             lines = [json.dumps({"method": r.method, "path": r.path, "range": r.range}) for r in store.requests]
-            return self._send(200, "\n".join(lines).encode(), {"Content-Type": "application/json"})
+            return self.send(200, "\n".join(lines).encode(), {"Content-Type": "application/json"})
         store.requests.append(request)
         fault = store.faults(request)
-        if isinstance(fault, HangUp):
-            self.close_connection = True
+        if self.spoil(fault):
             return None
         if isinstance(fault, Status):
             return self._error(fault.status, fault.code, headers=fault.headers)
         if isinstance(fault, Body):
-            return self._send(200, fault.content, {"Content-Type": "application/xml"})
+            return self.send(200, fault.content, {"Content-Type": "application/xml"})
         if request.method not in ("GET", "HEAD"):
             self.close_connection = True  # its body is not read
             return self._error(405, "MethodNotAllowed")
@@ -270,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if key:
             return self._object(request, store.root / bucket, key, fault)
         if request.method == "HEAD":
-            return self._send(200, b"", self._region_header(bucket))
+            return self.send(200, b"", self._region_header(bucket))
         return self._list(request, bucket, fault)
 
     def _refuses(self, request: Request, bucket: str, key: str) -> bool:
@@ -315,33 +210,26 @@ class _Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
             "Content-Type": "binary/octet-stream",
         }
-        start, stop = 0, size
         if request.headers.get("x-amz-checksum-mode") == "ENABLED":
             headers |= self.server.store.checksums.get(key, {})
-        if (part := int(request.query.get("partNumber", 0))) and (
-            length := self.server.store.part_bytes.get(key, size)
-        ):
-            start, stop = (part - 1) * length, min(size, part * length)
-            if start >= size:
+        part = faults.part(request.range, size, fault)
+        number, length = int(request.query.get("partNumber", 0)), self.server.store.part_bytes.get(key, size)
+        if number and length:
+            part = (number - 1) * length, min(size, number * length)
+            if part[0] >= size:
                 return self._error(416, "InvalidPartNumber")
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range)
-        if asked and not isinstance(fault, Whole):
-            start, stop = int(asked[1]), min(size, int(asked[2]) + 1 if asked[2] else size)
-            if start >= size:
+        start, stop = part or (0, size)
+        if part:
+            if start == stop:
                 return self._error(416, "InvalidRange")
-            if isinstance(fault, Shift):
-                start, stop = start + fault.by, min(size, stop + fault.by)
-            elif isinstance(fault, Cut):
-                stop -= fault.by
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         if request.method == "HEAD":
             headers["Content-Length"] = str(stop - start)
-            return self._send(206 if "Content-Range" in headers else 200, b"", headers)
+            return self.send(206 if part else 200, b"", headers, fault)
         with path.open("rb") as file:
             file.seek(start)
             body = file.read(stop - start)
-        return self._send(206 if "Content-Range" in headers else 200, body, headers, fault)
+        return self.send(206 if part else 200, body, headers, fault)
 
     # -- listings ---------------------------------------------------------------------------------------------
 
@@ -383,16 +271,19 @@ class _Handler(BaseHTTPRequestHandler):
                 parts.append(f"<CommonPrefixes><Prefix>{text(name)}</Prefix></CommonPrefixes>")
                 continue
             path = store.root / bucket / name
-            facts = path.stat()
+            try:
+                facts, etag = path.stat(), store.etag(path)
+            except FileNotFoundError:  # deleted just now
+                continue
             when = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(facts.st_mtime)))
             parts.append(
                 f"<Contents><Key>{text(name)}</Key><LastModified>{when}</LastModified>"
-                f"<ETag>&quot;{store.etag(path)}&quot;</ETag><Size>{facts.st_size}</Size>"
+                f"<ETag>&quot;{etag}&quot;</ETag><Size>{facts.st_size}</Size>"
                 "<StorageClass>STANDARD</StorageClass></Contents>"
             )
         parts.append("</ListBucketResult>")
         headers = {"Content-Type": "application/xml", **self._region_header(bucket)}
-        return self._send(200, "".join(parts).encode(), headers, fault)
+        return self.send(200, "".join(parts).encode(), headers, fault)
 
     # -- answers ----------------------------------------------------------------------------------------------
 
@@ -402,37 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
             f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message>{extra}'
             "<RequestId>0</RequestId><HostId>0</HostId></Error>"
         ).encode()
-        self._send(status, body, {"Content-Type": "application/xml", **(headers or {})})
-
-    def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if isinstance(fault, Garble):
-            middle = len(body) // 2
-            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-        for piece in self._pieces(body, fault):
-            self.wfile.write(piece)
-
-    def _pieces(self, body: bytes, fault: Fault | None) -> Iterator[bytes]:
-        """The body in the pieces in which it is sent, with the fault's pauses between."""
-        if isinstance(fault, Truncate):
-            yield body[: fault.sent_bytes]
-            self.close_connection = True
-        elif isinstance(fault, Stall):
-            yield body[: fault.after_bytes]
-            self.server.store.closing.wait(fault.seconds)
-            yield body[fault.after_bytes :]
-        elif isinstance(fault, Drip):
-            for start in range(0, len(body), fault.bytes_per_piece):
-                yield body[start : start + fault.bytes_per_piece]
-                if self.server.store.closing.wait(fault.pause_s):
-                    return
-        else:
-            yield body
+        self.send(status, body, {"Content-Type": "application/xml", **(headers or {})})
 
 
 def _names(bucket: Path, prefix: str, delimiter: str) -> Iterator[str]:

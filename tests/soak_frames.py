@@ -38,9 +38,10 @@ import numpy as np
 import simplejpeg
 
 from tests import matrix
+from tests.faults import Fault, HangUp, Status, Truncate
 from tests.matrix import SUBJECTS, VARIANTS, Directory, Subject
 from tests.mounting import Mount, mounted
-from tests.s3server import Fault, HangUp, Request, S3Server, Status, Truncate
+from tests.s3server import Request, S3Server
 
 ENV = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 PROCESSES = 2

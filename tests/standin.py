@@ -1,10 +1,9 @@
 """What stand-ins of web services share: a server in a thread that records requests and can be told to fail.
 
 A stand-in says in `answer` what its service answers; this sends it, with ranges where the answer has them, and refuses
-whatever is no read. Faults are those of tests/s3server.py.
+whatever is no read. Faults are those of tests/faults.py.
 """
 
-import re
 import socket
 import ssl
 import threading
@@ -13,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.s3server import Body, Cut, Fault, Garble, HangUp, Request, Shift, Status, Whole
-from tests.s3server import _Handler as S3Handler
-from tests.s3server import _Http as S3Http
+from tests import faults
+from tests.faults import Body, Fault, Status
+from tests.s3server import Request
 
 READS = {"GET", "HEAD"}
 
@@ -44,7 +43,7 @@ class StandIn:
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
         handler = type("Handler", (_Handler,), {"protocol_version": self.protocol})
-        self.http = S3Http(("127.0.0.1", port), handler)
+        self.http = faults.Server(("127.0.0.1", port), handler)
         self.http.store = self
         self._thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
 
@@ -62,7 +61,7 @@ class StandIn:
 
     def wrap(self, tls: ssl.SSLContext) -> None:
         """Speaks HTTPS from now on."""
-        self.http.socket = tls.wrap_socket(self.http.socket, server_side=True)
+        self.http.wrap(tls)
 
     def asked(self, method: str = "", path: str = "") -> list[Request]:
         """The requests of a method whose path has a text in it."""
@@ -87,12 +86,8 @@ class StandIn:
         assert {each.method for each in self.requests} <= self.reads, "something was to be written"
 
 
-class _Handler(S3Handler):
-    """Connections, faults and silence are those of the S3 stand-in's."""
-
-    server: Any
-
-    def _serve(self) -> None:
+class _Handler(faults.Handler):
+    def serve(self) -> None:
         standin: StandIn = self.server.store
         url = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -102,9 +97,9 @@ class _Handler(S3Handler):
         standin.requests.append(request)
         fault = standin.faults(request)
         self.rfile.read(int(headers.get("content-length", 0)))
-        if isinstance(fault, HangUp):
-            self.close_connection = True
-        elif isinstance(fault, Status):
+        if self.spoil(fault):
+            return
+        if isinstance(fault, Status):
             self._send(Reply(fault.status, fault.headers, fault.code.encode()), fault)
         elif isinstance(fault, Body):
             self._send(Reply(200, {}, fault.content), fault)
@@ -114,35 +109,21 @@ class _Handler(S3Handler):
             reply = standin.answer(request)
             self._send(_ranged(reply, request, fault) if reply.ranges else reply, fault)
 
-    def _send(self, reply: Reply, fault: Fault | None) -> None:  # type: ignore[override]
-        self.send_response(reply.status)
-        length = {"Content-Length": str(len(reply.body))} if reply.length else {"Connection": "close"}
-        for name, value in {**length, **reply.headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        body = bytearray(reply.body) if isinstance(fault, Garble) else reply.body
-        if isinstance(body, bytearray):
-            body[len(body) // 2] ^= 1
-        for piece in self._pieces(body, fault):
-            self.wfile.write(piece)
+    def _send(self, reply: Reply, fault: Fault | None) -> None:
+        self.send(
+            reply.status, reply.body, {**({} if reply.length else {"Connection": "close"}), **reply.headers}, fault
+        )
 
 
 def _ranged(reply: Reply, request: Request, fault: Fault | None) -> Reply:
     """The range that was asked for of a whole answer."""
     size = len(reply.body)
     headers = {"Accept-Ranges": "bytes", **reply.headers}
-    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range)
-    if not asked or isinstance(fault, Whole):
+    part = faults.part(request.range, size, fault)
+    if part is None:
         return Reply(200, headers, reply.body, length=reply.length)
-    start, stop = int(asked[1]), min(size, int(asked[2]) + 1 if asked[2] else size)
-    if start >= size:
+    start, stop = part
+    if start == stop:
         return Reply(416, {"Content-Range": f"bytes */{size}"})
-    if isinstance(fault, Shift):
-        start, stop = start + fault.by, min(size, stop + fault.by)
-    elif isinstance(fault, Cut):
-        stop -= fault.by
-    return Reply(
-        206, {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}, memoryview(reply.body)[start:stop]
-    )
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    return Reply(206, headers, memoryview(reply.body)[start:stop])

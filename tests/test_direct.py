@@ -19,7 +19,8 @@ import botocore.credentials
 import botocore.httpsession
 import pytest
 
-from tests.s3server import Body, Fault, HangUp, Request, S3Server, Stall, Status, Truncate
+from tests.faults import Body, Fault, HangUp, Stall, Status, Truncate
+from tests.s3server import Request, S3Server
 from tests.test_s3 import DATA, HOSTILE, LISTING, NAMED, UNNAMED, client_of, make_certificate
 from tests.test_sources import open_source
 from vfs import answers, awssettings, boto, bulk, direct

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.driveserver import DOCUMENT, DriveServer
+from tests.faults import Body, Truncate
 from tests.googletokens import READONLY, Refuse
-from tests.s3server import Body, Truncate
 from vfs.drive import fileids, oauth, titles, walk
 from vfs.errors import (
     AccessDenied,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import Body, Cut, Garble, HangUp, Shift, Status, Truncate, Whole
 from tests.hubserver import HubServer, Repository
-from tests.s3server import Body, Cut, Garble, HangUp, Shift, Status, Truncate, Whole
 from tests.test_sources import listed, open_source
 from vfs import bulk
 from vfs.errors import (

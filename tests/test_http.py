@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.s3server import Body, Request, Status
+from tests.faults import Body, Status
+from tests.s3server import Request
 from tests.standin import Reply
 from tests.test_sources import listed, open_source
 from tests.webserver import PAGES, WebServer, basic

@@ -12,8 +12,9 @@ from pathlib import Path
 import lmdb
 import pytest
 
+from tests.faults import Fault, Status
 from tests.mounting import Mount, egofs, is_mounted, mounted, wait_for_end, wait_until
-from tests.s3server import Fault, Request, S3Server, Status
+from tests.s3server import Request, S3Server
 
 pytestmark = pytest.mark.mount
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests import mounting
+from tests.faults import Status
 from tests.mounting import Mount, mounted
-from tests.s3server import Request, S3Server, Status
+from tests.s3server import Request, S3Server
 
 pytestmark = pytest.mark.mount
 

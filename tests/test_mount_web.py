@@ -8,9 +8,9 @@ import pytest
 import simplejpeg
 
 from tests.clips import make_clip
+from tests.faults import Status
 from tests.hubserver import HubServer, Repository
 from tests.mounting import egofs, files_below, is_mounted, mounted, wait_until
-from tests.s3server import Status
 from tests.webserver import WebServer, basic
 from vfs.video import stamp
 

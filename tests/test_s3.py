@@ -28,21 +28,8 @@ import obstore.exceptions
 import pytest
 import urllib3.exceptions
 
-from tests.s3server import (
-    Body,
-    Cut,
-    Drip,
-    Fault,
-    Garble,
-    HangUp,
-    Request,
-    S3Server,
-    Shift,
-    Stall,
-    Status,
-    Truncate,
-    Whole,
-)
+from tests.faults import Body, Cut, Drip, Fault, Garble, HangUp, Shift, Stall, Status, Truncate, Whole
+from tests.s3server import Request, S3Server
 from tests.test_sources import KEYS, ODD_NAMES, moto_endpoint, open_source
 from vfs import awssettings, boto, bulk
 from vfs.errors import (

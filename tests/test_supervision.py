@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from mountd import below, mounts
+from tests.faults import Stall
 from tests.mounting import EGOFS, Mount, egofs, is_mounted, mounted, wait_for_end, wait_until
-from tests.s3server import S3Server, Stall
+from tests.s3server import S3Server
 
 ENV = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -376,3 +377,54 @@ def test_a_mount_that_hangs_can_be_taken_away(tmp_path: Path) -> None:
     finally:
         os.kill(pid, signal.SIGCONT)
     assert wait_for_end(pid, 20)
+
+
+# Of the first daemon, once told to: its loop stands still, and a thread of it asks for what only the loop can answer.
+ASKS_ITSELF = """
+import os, sys, threading, time
+import mountd.daemon as daemon
+import vfs.ops
+told, directory = sys.argv.pop(), sys.argv.pop()
+settle = daemon._settle
+
+async def stand_still(self, ctx):
+    time.sleep(1000)
+
+def ask():
+    while not os.path.exists(told):
+        time.sleep(0.02)
+    vfs.ops.Operations.statfs = stand_still
+    os.unlink(told)
+    os.statvfs(directory)
+
+def begin(*words):
+    settle(*words)
+    threading.Thread(target=ask, daemon=True).start()
+
+daemon._settle = begin
+from mountd.cli import main
+main()
+"""
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may abort a mount where fusectl is not mounted")
+def test_a_daemon_killed_while_it_asks_its_own_mount_is_replaced_and_its_readers_are_freed(tmp_path: Path) -> None:
+    source, directory, told = tmp_path / "source", tmp_path / "m", tmp_path / "told"
+    for each in (source, directory):
+        each.mkdir()
+    (source / "file").write_text("text")
+    words = ["mount", source, directory, "-o", f"cache_dir={tmp_path / 'c'}", directory, told]
+    subprocess.run([EGOFS[0], "-c", ASKS_ITSELF, *words], check=True)
+    mount = Mount(directory, next((tmp_path / "c/log").glob("*.log")))
+    pid = mount.pid
+    told.touch()
+    wait_until(lambda: not told.exists())
+    time.sleep(0.5)
+    reader = subprocess.Popen(["stat", "-f", directory], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.kill(pid, signal.SIGKILL)
+    replaced(mount, pid)
+    assert "all requests are given up" in mount.log.read_text()
+    assert reader.wait(20) in (0, 1)
+    assert (mount / "file").read_text() == "text"
+    assert egofs("umount", directory).returncode == 0

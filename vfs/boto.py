@@ -269,6 +269,8 @@ class Access:
         kind = meaning_of(type(failure))
         if isinstance(failure, botocore.exceptions.NoCredentialsError):
             return kind(f"{what}: {_NO_KEYS}")
+        if isinstance(failure, RecursionError):
+            return kind(f"{what}: the store sends from one address to the next without end")
         advice = f": {answers.RENEW}" if kind is AccessDenied else ""
         return kind(f"{what}: {failure}{advice}")
 
@@ -364,6 +366,8 @@ _SDK_FAILURES = (
     boto3.exceptions.Boto3Error,
     urllib3.exceptions.HTTPError,
     ValueError,
+    # botocore asks for the region of a bucket that redirects with a request that may be redirected too, and so on.
+    RecursionError,
 )
 
 

@@ -26,14 +26,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeAlias
 
-from vfs.database import memory_database, open_database
+from vfs.database import is_busy, is_damage, memory_database, open_database, set_aside
 from vfs.errors import NotFound, SourceError, Throttled, Timeout, Unavailable
 from vfs.flight import Flights
 from vfs.node import Child, Kind, tag_of
@@ -151,6 +151,10 @@ class Folder:
     of_tree: bool = False
 
 
+class Lost(Unavailable):
+    """What was known is not any more: the database was damaged, or its disk failed. It is asked for anew."""
+
+
 class Catalog:
     """The known folders of one space (one source as one dataset with its options shows it)."""
 
@@ -174,6 +178,8 @@ class Catalog:
         self._sweeper: threading.Thread | None = None
         self._closed = False
         self._writing, self._reading = _open(file)
+        self._generation = 0
+        """How often all that was known was lost; written with both locks held."""
         # Held while something is unpacked, so that nobody does it twice; outside the other two.
         self._unpack_lock = threading.Lock()
         # Held for one statement, or one transaction of at most a batch; never both.
@@ -192,13 +198,17 @@ class Catalog:
 
     def known(self, path: str) -> Folder | None:
         """The folder, if its listing is known and young enough."""
-        folder = self._there(path)
+        try:
+            folder = self._there(path)
+        except Lost:
+            return None
         return folder if folder and self._is_fresh(folder) else None
 
     def entry(self, folder: str, name: str) -> Entry:
         """The entry of that name in a folder that `known` or `folder` gave. Raises NotFound."""
         rows = self._rows(f"SELECT {_ENTRY} FROM entry WHERE {_IN_FOLDER} AND name = ?", folder, os.fsencode(name))
         if not rows:
+            self._require_kept(folder)
             raise NotFound(f"{folder}/{name}: no such entry")
         return _entry(rows[0])
 
@@ -330,6 +340,8 @@ class Catalog:
 
     def _renewed(self, path: str) -> Folder:
         try:
+            with suppress(Lost):
+                return self._refill(path)
             return self._refill(path)
         except (Timeout, Throttled, Unavailable) as failure:
             last = self._last(path)
@@ -540,9 +552,10 @@ class Catalog:
         while True:
             rows = self._rows(statement, folder, last)
             if not set(map(type, map(itemgetter(0), rows))) <= {bytes}:
-                raise self._broken(TypeError("a name that is none"))
+                raise self._broken(sqlite3.DatabaseError("a name that is none"), self._reading)
             yield from rows
             if len(rows) < _PAGE_ROWS:
+                self._require_kept(folder)
                 return
             last = rows[-1][0]
 
@@ -556,26 +569,61 @@ class Catalog:
         self._unpack_at(folder)
         return self._select(statement, *self._at(folder), *values)
 
+    def _require_kept(self, folder: str) -> None:
+        """Raises Lost where nothing is known of a folder that was known to the caller: not even that it is empty."""
+        if self._generation and self._there(folder) is None:
+            raise Lost(f"{folder}: what was known of it was lost; it is asked for anew")
+
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        database = self._reading
         try:
             with self._read_lock:
-                return self._reading.execute(statement, values).fetchall()
+                database = self._reading
+                return database.execute(statement, values).fetchall()
         except sqlite3.Error as failure:
-            raise self._broken(failure) from failure
+            raise self._broken(failure, database) from failure
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        database = self._writing
         try:
-            with self._write_lock, self._writing as database:
-                database.execute("BEGIN IMMEDIATE")
-                yield database
+            with self._write_lock:
+                database = self._writing
+                with database:
+                    database.execute("BEGIN IMMEDIATE")
+                    yield database
         except sqlite3.Error as failure:
-            raise self._broken(failure) from failure
+            raise self._broken(failure, database) from failure
 
-    def _broken(self, failure: Exception) -> SourceError:
-        return SourceError(
-            f"the catalog {self._file or 'in memory'} failed ({failure}): unmount, delete it, mount again"
-        )
+    def _broken(self, failure: sqlite3.Error, database: sqlite3.Connection) -> SourceError | Lost:
+        """What is raised for a failure of the database, in whose place there is another by then.
+
+        A damaged one is set aside and begun anew; where its disk is full or fails, there is one in memory from now on.
+        """
+        if self._closed or self._file is None or is_busy(failure):
+            return SourceError(f"the catalog {self._file or 'in memory'} failed ({failure}): try again")
+        with ExitStack() as held:
+            for lock in {id(each): each for each in (self._write_lock, self._read_lock)}.values():
+                held.enter_context(lock)
+            if database in (self._writing, self._reading):
+                self._begin_anew(self._file, failure)
+        return Lost(f"the catalog {self._file} failed ({failure}): what it knew is asked for anew")
+
+    def _begin_anew(self, file: Path, failure: sqlite3.Error) -> None:
+        for each in (self._reading, self._writing):
+            with suppress(sqlite3.Error):
+                each.close()
+        self._generation += 1
+        try:
+            if is_damage(failure):
+                set_aside(file, failure)
+                self._writing, self._reading = _open(file)
+                return
+        except (OSError, sqlite3.Error) as another:
+            failure = sqlite3.OperationalError(str(another))
+        log.warning("the catalog %s failed (%s): this mount goes on without it", file, failure)
+        self._writing, self._reading = _open(None)
+        self._read_lock = self._write_lock  # they are one connection now
 
 
 def known_in(database: sqlite3.Connection) -> tuple[int, int, int]:

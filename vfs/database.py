@@ -93,6 +93,11 @@ def is_damage(failure: BaseException) -> bool:
     return isinstance(failure, sqlite3.DatabaseError) and not isinstance(failure, sqlite3.OperationalError)
 
 
+def is_busy(failure: sqlite3.Error) -> bool:
+    """Whether another process has it locked, so that the same can be tried again."""
+    return getattr(failure, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def set_aside(file: Path, failure: Exception) -> None:
     """Renames what is damaged, so that somebody can look at it."""
     aside = file.with_name(f"{file.name}.damaged")

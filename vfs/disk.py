@@ -398,7 +398,7 @@ class Disk:
                 self._failed(failure)
                 # Files may have been written that were not counted.
                 self._swept = 0 if batch else self._swept
-                if is_damage(failure):
+                if is_damage(failure) or not (self._folder / valuefolder.DATABASE).exists():
                     self._begin_anew(database, failure)
             finally:
                 self._written(batch)
@@ -603,12 +603,15 @@ class Disk:
                 valuefolder.count_in(self._database, self._folder, rows)
 
     def _begin_anew(self, damaged: sqlite3.Connection, failure: Exception) -> None:
-        """The database is damaged: another takes its place, and the files are counted in again."""
+        """The database is damaged, or gone with its folder: another takes its place, and files are counted in again."""
         with self._database_lock, suppress(*_FAILURES):
             if self._database is not damaged:
                 return  # another writer was first
             damaged.close()
-            set_aside(self._folder / valuefolder.DATABASE, failure)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = self._folder / valuefolder.DATABASE
+            if file.exists():
+                set_aside(file, failure)
             self._database = valuefolder.open_index(self._folder)
             self._swept = 0
 

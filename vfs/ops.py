@@ -44,6 +44,9 @@ _NAMES_A_REPLY = 200
 # Names of a directory that one hop to a thread brings (a hop costs about 65 µs, a name about 1).
 _NAMES_A_HOP = 1000
 _MOST_ABSENT = 1000
+# A read that fails is asked again by the kernel at once, as one page of what it had wanted to read ahead: it gets the
+# same answer, or whoever waits would wait twice. In a machine that is busy "at once" is this.
+_ASKED_AGAIN_S = 0.5
 _BLOCK_BYTES = 512  # what st_blocks counts in, on every Linux
 # st_blksize: what tools read at a time. `cat` has a new buffer of this size for each file, and the kernel clears it
 # first: with 1 MiB that was half of the time of copying frames of 1080p out of the cache.
@@ -141,6 +144,8 @@ class Operations(pyfuse3.Operations):
         self._modes = [ModeT(_TYPES[kind] & ~umask) for kind in sorted(Kind)]
         self._total_bytes = total_bytes
         self._files: dict[FileHandleT, tuple[Inode, Reader]] = {}
+        # Of reads that failed just now: until when that is so, the range, and the failure.
+        self._failed: dict[FileHandleT, tuple[float, range, EgofsError]] = {}
         self._directories: dict[FileHandleT, _OpenDirectory] = {}
         self._next_handle = 0
         # What the kernel was told is not at the root: only by its name can it be told otherwise.
@@ -361,15 +366,27 @@ class Operations(pyfuse3.Operations):
         # because nothing is awaited from here to its reply.
         data = reader.ready(off, size)
         if data is None:
-            async with self._fresh_after_change(inode):
-                data = await self._in_thread(self._data_threads, reader.read, off, size)
+            self._raise_again(fh, off)
+            try:
+                async with self._fresh_after_change(inode):
+                    data = await self._in_thread(self._data_threads, reader.read, off, size)
+            except EgofsError as failure:
+                self._failed[fh] = time.monotonic() + _ASKED_AGAIN_S, range(off, off + size), failure
+                raise
         self.counters.reads += 1
         self.counters.bytes_read += len(data)
         return cast(bytes, data)  # any contiguous buffer will do
 
+    def _raise_again(self, fh: FileHandleT, off: int) -> None:
+        """Raises what a read of this place has just failed with, once."""
+        until, asked, failure = self._failed.pop(fh, (0.0, range(0), None))
+        if failure is not None and off in asked and time.monotonic() < until:
+            raise failure
+
     @_answered
     async def release(self, fh: FileHandleT) -> None:
         inode, reader = self._files.pop(fh)
+        self._failed.pop(fh, None)
         self.tree.unpin(inode)
         reader.close()
 

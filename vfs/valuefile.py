@@ -25,7 +25,11 @@ class Damaged(Exception):
 
 
 class Value:
-    """An open file of a value. Blocks are checked when they are first read; the descriptor ends with the object."""
+    """An open file of a value; the descriptor ends with the object.
+
+    Blocks are checked each time: what was right once may have been damaged since, and would come from the disk as soon
+    as the kernel has let its page go. That is 4 us for each 64 KiB (measured), less than to copy them.
+    """
 
     __slots__ = ("_checked", "_descriptor", "_seed", "_sums", "key", "length", "misses")
 
@@ -48,28 +52,41 @@ class Value:
     def read(self, start: int, length: int) -> Buffer:
         """The bytes of a range that lies within the value; blocks. Raises Damaged, OSError."""
         first, last = start // BLOCK_BYTES, (start + length - 1) // BLOCK_BYTES
-        if all(self._checked[first : last + 1]):
-            return _whole(self._descriptor, start, length)
-        self.misses += 1
+        self.misses += not all(self._checked[first : last + 1])
         begin = first * BLOCK_BYTES
         data = memoryview(_whole(self._descriptor, begin, min(self.length, (last + 1) * BLOCK_BYTES) - begin))
-        for number in range(first, last + 1):
-            offset = number * BLOCK_BYTES - begin
-            checksum = xxhash.xxh3_64_intdigest(data[offset : offset + BLOCK_BYTES], self._seed)
-            if checksum != _SUM.unpack_from(self._sums, number * _SUM.size)[0]:
-                raise Damaged
+        if not self._is_right(first, data):
+            raise Damaged
         self._checked[first : last + 1] = b"\1" * (last - first + 1)
         return data[start - begin : start - begin + length]
 
     def ready(self, start: int, into: memoryview) -> bool:
-        """Fills `into` from the kernel's pages; False where that would wait for the disk, or check a block."""
+        """Fills `into` from the kernel's pages; False where that would wait for the disk, where a block was not checked
+        yet, and where one is damaged."""
         first, last = start // BLOCK_BYTES, (start + len(into) - 1) // BLOCK_BYTES
         if not all(self._checked[first : last + 1]):
             return False
+        begin, end = first * BLOCK_BYTES, min(self.length, (last + 1) * BLOCK_BYTES)
+        is_all = len(into) == end - begin
+        blocks = into if is_all else memoryview(bytearray(end - begin))
         try:
-            return os.preadv(self._descriptor, [into], start, os.RWF_NOWAIT) == len(into)
+            if os.preadv(self._descriptor, [blocks], begin, os.RWF_NOWAIT) != len(blocks):
+                return False
         except OSError:  # EAGAIN, or a file system that cannot say
             return False
+        if not self._is_right(first, blocks):
+            return False
+        if not is_all:
+            into[:] = blocks[start - begin : start - begin + len(into)]
+        return True
+
+    def _is_right(self, first: int, blocks: memoryview) -> bool:
+        """Whether blocks from that number on are those that were kept."""
+        return all(
+            xxhash.xxh3_64_intdigest(blocks[at : at + BLOCK_BYTES], self._seed)
+            == _SUM.unpack_from(self._sums, (first + at // BLOCK_BYTES) * _SUM.size)[0]
+            for at in range(0, len(blocks), BLOCK_BYTES)
+        )
 
 
 def write_image(image: memoryview, key: Key, data: memoryview, length: int) -> None:

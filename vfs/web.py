@@ -163,6 +163,9 @@ class Web:
                 if method == "POST":
                     raise SourceError(f"{what}: the server sends elsewhere, where what is sent must not go")
                 url, headers = _redirected(what, url, target, headers)
+            except Timeout:
+                response.close()  # what is left of it is not waited for
+                raise
             finally:
                 _leave(response)
         raise SourceError(f"{what}: the server sends from one address to the next without end")
@@ -328,18 +331,31 @@ def _answered(response: "BaseHTTPResponse", url: str, body: bytes) -> Answer:
 
 
 def _words(response: "BaseHTTPResponse") -> bytes:
-    """The first of what a server says beside an error; b"" where even that breaks off."""
+    """The first of what a server says beside an error; b"" where even that breaks off, or does not end."""
     try:
-        return response.read(_WORDS_BYTES)
-    except _failures():
+        with _told(""):
+            return b"".join(_pieces("", response, _WORDS_BYTES))
+    except EgofsError:
         return b""
 
 
 def _taken(what: str, response: "BaseHTTPResponse", most_bytes: int) -> bytes:
     """The whole body of an answer."""
     with _told(what):
-        # read1 gives b"" before the end too, where a chunk of the transfer's encoding ends.
-        return bulk.gathered(response.stream(bulk.PIECE_BYTES, decode_content=False), what, most_bytes)
+        return bulk.gathered(_pieces(what, response, most_bytes + 1), what, most_bytes)
+
+
+def _pieces(what: str, response: "BaseHTTPResponse", most_bytes: int) -> Iterator[bytes]:
+    """The first of a body as it comes, so that one that drips on and on is found out. Raises Timeout for that."""
+    deadline = time.monotonic() + bulk.LONGEST_BODY_S
+    left = most_bytes
+    # Where a chunk of the transfer's encoding ends, there may be none without the body being over.
+    while left > 0 and not response.closed:
+        piece = response.read1(min(left, bulk.PIECE_BYTES), decode_content=False)
+        left -= len(piece)
+        yield piece
+        if time.monotonic() > deadline:
+            raise Timeout(f"{what}: {most_bytes - left} bytes came in {bulk.LONGEST_BODY_S:.0f} s, which is too slow")
 
 
 def _failures() -> tuple[type[Exception], ...]:
