@@ -345,7 +345,7 @@ def test_what_a_process_that_died_had_begun_is_swept_away(tmp_path, filler, monk
         dead._writing.close()  # as a killed process leaves it: what was committed stays
 
     dead._fill = die
-    with pytest.raises(SourceError):
+    with pytest.raises(Unavailable):
         dead.folder("gone")
     dead.close()
     assert stored_rows(path) == 20
