@@ -1,4 +1,4 @@
-"""What may happen to a cache folder behind the back of those who use it: each kind of damage, done to one of them.
+"""What may happen to a cache folder behind the back of those who use it: each kind of damage, to be done.
 
 A damage is a function of the cache folder and of a random generator; it says whether there was anything to harm. The
 files of values are told apart by what stands where in them (vfs/valuefile.py): data, checksums, padding.

@@ -42,7 +42,7 @@ def of_files(work: Path, count: int, *options: str, descriptors: int = 65_536) -
     # What is raised is the test's own need: it serves a connection to each reader.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(65_536, hard), hard))
     with S3Server(work / "store") as server:
-        command = ["prlimit", f"--nofile={descriptors}", sys.executable, "-m", "mountd"]
+        command = ["prlimit", f"--nofile={min(descriptors, hard)}", sys.executable, "-m", "mountd"]
         settings = (f"endpoint_url={server.endpoint_url}", *options)
         try:
             with mounted("s3://bucket", work / "m", *settings, cache=work / "c", env=ENV, command=command) as mount:

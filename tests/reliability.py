@@ -226,21 +226,18 @@ def run(seed: str, minutes: float) -> Run:
     """All phases: the model has three fifths of the time, the others share the rest."""
     done = Run(seed)
     total_s = 60 * minutes
-    until = time.monotonic() + 0.6 * total_s
-    while time.monotonic() < until and len(done.surprises) < 5:
-        name = f"{seed}-{done.games}"
-        # Every other game without a cache on disk, so that the store is asked for everything.
-        with _work() as work, staged(work, name, kept=done.games % 2 == 0) as stage:
-            done.surprises += play_together(stage, min(GAME_S, max(10.0, until - time.monotonic())))
-            done.add(stage.tally)
-        done.games += 1
-        gc.collect()
-        _say(done)
+    with _work() as work:
+        done.grown = load.compressed(work, seed, 0.17 * total_s)
+    for readers, descriptors in ((1000, 65_536), (300, 256)):
+        with _work() as work:
+            done.crowds.append(load.crowd(work, readers, descriptors))
+    done.tally.operations["load"] += done.grown.operations + sum(each.readers for each in done.crowds)
     with _work() as work, staged(work, f"{seed}-hang", files=5) as stage:
         waits, recoveries = hang(stage, 0.08 * total_s)
         done.hang_waits_s += waits
         done.hang_recoveries_s += recoveries
         done.add(stage.tally)
+    _say(done)
     with _work() as work, staged(work, f"{seed}-damage") as stage:
         try:
             damage_on(stage, 0.1 * total_s)
@@ -248,12 +245,15 @@ def run(seed: str, minutes: float) -> Run:
             done.surprises.append(f"damage: {failure!r}")
         done.add(stage.tally)
     _say(done)
-    for readers, descriptors in ((1000, 65_536), (300, 256)):
-        with _work() as work:
-            done.crowds.append(load.crowd(work, readers, descriptors))
-    with _work() as work:
-        done.grown = load.compressed(work, seed, 0.17 * total_s)
-    done.tally.operations["load"] += done.grown.operations + sum(each.readers for each in done.crowds)
+    until = time.monotonic() + 0.6 * total_s
+    while (left := until - time.monotonic()) > 10 and len(done.surprises) < 5:
+        # Every other game without a cache on disk, so that the store is asked for everything.
+        with _work() as work, staged(work, f"{seed}-{done.games}", kept=done.games % 2 == 0) as stage:
+            done.surprises += play_together(stage, min(GAME_S, left))
+            done.add(stage.tally)
+        done.games += 1
+        gc.collect()
+        _say(done)
     return done
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.mounting import wait_until
 from vfs import catalog as catalog_module
 from vfs.catalog import Catalog, Entry, Packed, Tree
-from vfs.errors import AccessDenied, NotFound, SourceError, Unavailable
+from vfs.errors import AccessDenied, NotFound, Unavailable
 from vfs.node import Kind, tag_of
 from vfs.sources import UNKNOWN_SIZE, ObjectInfo
 
@@ -875,3 +875,65 @@ def test_an_object_that_turned_out_otherwise_is_replaced_and_the_folder_is_anoth
     assert known.folder("") != before
     assert known.names_of("", "k/a") == ["a"]
     known.close()
+
+
+# -- a database that fails while it is open
+
+
+def begin_anew(tmp_path: Path) -> tuple[Catalog, list[str]]:
+    """A catalog that has been filled, and whose file is noise by now; and what has been asked of the store."""
+    asked: list[str] = []
+
+    def fill(path: str) -> list[Entry]:
+        asked.append(path)
+        return [Entry(f"{n:03}", Kind.DIRECTORY) for n in range(600)]
+
+    catalog = Catalog(tmp_path / "c.sqlite", "s", fill, 3600)
+    catalog.folder("")
+    catalog._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for each in (catalog._reading, catalog._writing):
+        each.execute("PRAGMA cache_size = 0")
+    size = (tmp_path / "c.sqlite").stat().st_size
+    (tmp_path / "c.sqlite").write_bytes(os.urandom(size))
+    asked.clear()
+    return catalog, asked
+
+
+def test_a_database_damaged_while_it_is_open_is_begun_anew_and_told_once(tmp_path: Path) -> None:
+    catalog, asked = begin_anew(tmp_path)
+    names = catalog.children("")
+    with pytest.raises(Unavailable):
+        list(names)
+    assert (tmp_path / "c.sqlite.damaged").exists()
+    with pytest.raises(Unavailable):
+        catalog.entry("", "007")  # what is lost is not absent
+    catalog.folder("")
+    assert asked == [""]
+    assert catalog.entry("", "007").name == "007"
+    assert len(list(catalog.children(""))) == 600
+    catalog.close()
+
+
+def test_who_asks_whether_a_folder_is_known_is_not_told_of_the_damage(tmp_path: Path) -> None:
+    catalog, asked = begin_anew(tmp_path)
+    assert catalog.known("") is None
+    assert len(listed(catalog, "")) == 600
+    assert asked == [""]
+    catalog.close()
+
+
+def test_a_full_disk_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    catalog = Catalog(tmp_path / "c.sqlite", "s", lambda path: [Entry(f"in {path}", Kind.DIRECTORY)], 3600)
+    catalog.folder("a")
+    catalog._writing.execute("PRAGMA max_page_count = 1")
+    for n in range(200):
+        assert [os.fsdecode(name) for name, *_ in listed(catalog, f"b{n}")] == [f"in b{n}"]
+    assert "goes on without it" in caplog.text
+    assert len(listed(catalog, "b0")) == 1
+    assert not (tmp_path / "c.sqlite.damaged").exists()
+    catalog.close()
+
+
+def listed(catalog: Catalog, folder: str) -> list[tuple[bytes, Kind, int, int, int]]:
+    catalog.folder(folder)
+    return list(catalog.children(folder))

@@ -600,7 +600,7 @@ class Catalog:
 
         A damaged one is set aside and begun anew; where its disk is full or fails, there is one in memory from now on.
         """
-        if self._closed or self._file is None or is_busy(failure):
+        if self._closed or self._file is None or is_busy(failure) or isinstance(failure, sqlite3.ProgrammingError):
             return SourceError(f"the catalog {self._file or 'in memory'} failed ({failure}): try again")
         with ExitStack() as held:
             for lock in {id(each): each for each in (self._write_lock, self._read_lock)}.values():
