@@ -2,6 +2,7 @@ import contextlib
 import errno
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -354,6 +355,39 @@ def test_a_file_cut_while_it_is_open_is_found(opened, folder) -> None:
     assert not value.ready(3 * BLOCK_BYTES - 5, memoryview(bytearray(10)))
     with pytest.raises(Damaged):
         value.read(3 * BLOCK_BYTES - 5, 10)
+
+
+def test_damage_after_a_block_was_checked_is_found_too(opened, folder) -> None:
+    disk = opened()
+    keep(disk, key(1), length=200 * KIB)
+    value = disk.find(key(1), 200 * KIB)
+    assert value.read(0, 200 * KIB) == content(key(1), 200 * KIB)
+    into = memoryview(bytearray(1000))
+    assert value.ready(70_000, into)
+    (path,) = files(folder).values()
+    with path.open("r+b") as file:
+        file.seek(70_500)
+        byte = file.read(1)
+        file.seek(70_500)
+        file.write(bytes([byte[0] ^ 1]))
+    assert not value.ready(70_000, into)
+    assert not value.ready(65_536, memoryview(bytearray(65_536)))
+    with pytest.raises(Damaged):
+        value.read(70_000, 10)
+    assert value.read(0, 65_536) == content(key(1), 200 * KIB)[:65_536]
+
+
+def test_a_folder_that_was_removed_is_made_again_and_used(opened, folder) -> None:
+    disk = opened()
+    keep(disk, key(1))
+    shutil.rmtree(folder)
+    for number in range(2, 5):
+        disk.keep(key(number), content(key(number), 1000))
+        disk.settle()
+    until(lambda: disk.kept_of(A) == {number for _, number in files(folder)} and disk.kept_of(A))
+    assert found(disk, key(4), 1000) == content(key(4), 1000)
+    assert disk.errors <= 2
+    assert disk.used_bytes() == bytes_of_files(folder)
 
 
 def test_a_damaged_value_that_is_kept_again_is_counted_once_more(opened, folder) -> None:
