@@ -10,10 +10,12 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -114,6 +116,8 @@ def _run(
     errors = ErrorLog()
     logging.getLogger().addHandler(errors)
     cache_dir = config.cache.cache_dir
+    # Who takes the place of a daemon that died does without a disk that this one may have died of.
+    keeps = not restarts or _takes_files(cache_dir)
     dataset_module, options = config.dataset, config.dataset_options
     endpoint = _open_endpoint(config.mount.metrics_port, is_needed=not restarts)
     url = config.url or dataset_module.default_source(options, cache_dir)
@@ -131,13 +135,13 @@ def _run(
     if age is None:
         age = dataset.listing_age_s if source.remote else _LOCAL_LISTING_AGE_S
     walked.max_age_s = min(walked.max_age_s, age)
-    cache = _open_cache(config, source.remote)
-    disk = cache.disk if cache else _open_disk_for_frames(config)
+    cache = _open_cache(config, source.remote, keeps)
+    disk = cache.disk if cache else _open_disk_for_frames(config) if keeps else None
     mounted = MountedDataset(
         dataset,
         getattr(dataset, "source", shown),
         cache,
-        cache_dir / "catalog.sqlite" if source.remote else None,
+        cache_dir / "catalog.sqlite" if source.remote and keeps else None,
         space=json.dumps(
             [source.url, dataset_module.__name__, as_dict(options), config.mount.archives, *dataset.selection],
             sort_keys=True,
@@ -272,9 +276,21 @@ def _warm_up(asked: "OpsCounters", warm: Callable[[], None]) -> None:
     vfs.video.load()
 
 
-def _open_cache(config: Config, remote: bool) -> ChunkCache | None:
+def _takes_files(cache_dir: Path) -> bool:
+    """Whether files can be made in the cache's folders, which is said where they cannot."""
+    for folder in (cache_dir, cache_dir / _OBJECTS):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as failure:
+            log.warning("nothing is kept on disk any more: cache_dir %s: %s", folder, failure.strerror or failure)
+            return False
+    return True
+
+
+def _open_cache(config: Config, remote: bool, keeps: bool) -> ChunkCache | None:
     """A cache on disk, or in memory alone (a remote source is always read ahead), or none for a local source."""
-    if config.cache.cache == "off" or not (remote or config.cache.cache == "on"):
+    if config.cache.cache == "off" or not keeps or not (remote or config.cache.cache == "on"):
         return ChunkCache(None, 0) if remote else None
     folder = config.cache.cache_dir / _OBJECTS
     try:
@@ -353,7 +369,11 @@ def _be_daemon(
     """Serves, reports over the pipe where somebody waits, never returns."""
     status = BUG
     try:
-        logs.begin(config, mountpoint, background=True)
+        try:
+            logs.begin(config, mountpoint, background=True)
+        except OptionError:
+            if not restarts:
+                raise  # else nobody waits for the reason, and readers for the mount
         notes = _NoteHandler(pipe)
         logging.getLogger("vfs.datasets").addHandler(notes)
         _point_stdio_away()
@@ -430,7 +450,8 @@ def _tell(pipe: int | None, line: str) -> bool:
 
 def _log_line(config: Config, mountpoint: Path, line: str) -> None:
     """Says something in the daemon's log while there is no daemon."""
-    logs.begin(config, mountpoint, background=True)
+    with suppress(OptionError):
+        logs.begin(config, mountpoint, background=True)
     log.warning("%s", line)
     logging.shutdown()
 

@@ -15,7 +15,7 @@ import pytest
 from tests.mounting import wait_until
 from vfs import catalog as catalog_module
 from vfs.catalog import Catalog, Entry, Packed, Tree
-from vfs.errors import AccessDenied, NotFound, Unavailable
+from vfs.errors import AccessDenied, NotFound, SourceError, Unavailable
 from vfs.node import Kind, tag_of
 from vfs.sources import UNKNOWN_SIZE, ObjectInfo
 
@@ -345,7 +345,7 @@ def test_what_a_process_that_died_had_begun_is_swept_away(tmp_path, filler, monk
         dead._writing.close()  # as a killed process leaves it: what was committed stays
 
     dead._fill = die
-    with pytest.raises(Unavailable):
+    with pytest.raises(SourceError):
         dead.folder("gone")
     dead.close()
     assert stored_rows(path) == 20
