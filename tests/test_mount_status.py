@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mountd.config import MountOptions
 from tests.mounting import EGOFS, Mount, egofs, is_mounted, mounted, wait_for_end, wait_until
 from tests.s3server import S3Server
+from tests.terminals import Terminal, terminals
 from tests.test_metrics import free_port
 from tests.test_start import imported, in_foreground
 from vfs.options import described
@@ -257,56 +258,10 @@ def test_watching_as_json_is_a_line_each_time_and_ends_when_its_reader_does(fold
             assert watching.stderr.read() == ""
 
 
-class Terminal:
-    """A terminal of a tmux server of its own."""
-
-    def __init__(self, server: str, columns: int, lines: int, command: list[str]) -> None:
-        self._tmux = ["tmux", "-L", server, "-f", "/dev/null"]
-        # Some shells and libraries tell the size that a terminal had when they began.
-        text = f"COLUMNS=80 LINES=24 {subprocess.list2cmdline(command)}; echo ended with $?; exec cat"
-        size = ["-x", str(columns), "-y", str(lines)]
-        self._run("new-session", "-d", *size, "-s", "t", text)
-
-    def _run(self, *words: str) -> str:
-        return subprocess.run([*self._tmux, *words], capture_output=True, text=True, check=True).stdout
-
-    def screen(self) -> list[str]:
-        """What is seen now."""
-        return self._run("capture-pane", "-p", "-t", "t").splitlines()
-
-    def until(self, question: Callable[[str], Any]) -> list[str]:
-        """The screen as soon as it is what is asked for."""
-
-        deadline = time.monotonic() + 30
-        while not question("\n".join(lines := self.screen())):
-            assert time.monotonic() < deadline, "\n".join(lines)
-            time.sleep(0.05)
-        return lines
-
-    def resize(self, columns: int, lines: int) -> None:
-        self._run("resize-window", "-t", "t", "-x", str(columns), "-y", str(lines))
-
-    def press(self, key: str) -> None:
-        self._run("send-keys", "-t", "t", key)
-
-    def close(self) -> None:
-        self._run("kill-server")
-
-
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    if shutil.which("tmux") is None:
-        pytest.skip("there is no tmux here: install it to see what a terminal shows")
-    opened: list[Terminal] = []
-
-    def open_one(columns: int, lines: int, *arguments: str | Path) -> Terminal:
-        command = [*EGOFS, "status", "--watch", *map(str, arguments)]
-        opened.append(Terminal(f"egofs-tests-{os.getpid()}-{len(opened)}", columns, lines, command))
-        return opened[-1]
-
-    yield open_one
-    for each in opened:
-        each.close()
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    with terminals() as open_one:
+        yield lambda columns, lines, *arguments: open_one(columns, lines, "status", "--watch", *arguments)
 
 
 def test_the_screen_shows_a_mount_at_work_in_any_size_and_leaves_the_terminal_as_it_was(

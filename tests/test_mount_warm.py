@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -17,8 +18,10 @@ import simplejpeg
 from tests import mounting
 from tests.archives import tar_gz_of, wild
 from tests.clips import make_clip
+from tests.faults import Drip
 from tests.mounting import Mount, egofs, mounted, wait_until
 from tests.s3server import Fault, Request, S3Server, Status
+from tests.terminals import terminals
 from tests.test_mount_s3 import ENV, options
 from vfs.video import stamp
 
@@ -333,3 +336,22 @@ def test_ls_tells_sizes_and_shares_in_columns_that_fit_a_terminal(
         both = egofs("ls", m / "d/small", m / "d").stdout
         assert both.startswith("d/small\n")
         assert f"\n{m.directory}/d:\n" in both
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_how_far_warming_is_and_ctrl_c_ends_it(
+    server: S3Server, store: Path, tmp_path: Path, columns: int
+) -> None:
+    for number in range(3):
+        (store / f"video{number}.bin").write_bytes(random.Random(number).randbytes(16 << 20))
+    server.faults = lambda request: Drip(1 << 17, 0.05) if request.range else None
+    with terminals() as open_one, mount(server, tmp_path) as m:
+        shown = open_one(columns, 24, "warm", m.directory, "--jobs", "2")
+        lines = shown.until(lambda text: re.search(r"[1-9]\d? ?%.*B/s", text))
+        bar = next(line for line in lines if "%" in line)
+        assert re.search(r"\d+:\d\d|-:--", bar), "the time that is left"
+        assert max(map(len, lines)) <= columns
+        shown.press("C-c")
+        lines = shown.until(lambda text: "ended with" in text)
+        assert "ended with 8" in "\n".join(lines)
+        assert "the same command goes on" in " ".join(" ".join(lines).split())
