@@ -28,8 +28,10 @@ from pathlib import Path
 
 from tests import damage, load, model
 from tests.faults import Late
-from tests.model import DEADLINE_S, Interval, Looker, Stage, Surprise, Tally, Trouble, staged
+from tests.model import Looker, Stage, staged
 from tests.reliabilitypage import Figures, page
+from tests.trouble import Trouble
+from tests.world import BELIEVED_S, DEADLINE_S, Interval, Surprise, Tally
 
 TOP = Path(__file__).resolve().parent.parent
 LOOKERS = 16
@@ -96,7 +98,7 @@ def _busy(trouble: Trouble, draw: random.Random, seconds: float, over: threading
             trouble.change()
         elif dice < 0.812:
             trouble.kill()
-        trouble._server.requests.clear()
+        trouble.server.requests.clear()
 
 
 # -- hangs, with a clock
@@ -113,7 +115,7 @@ def hang(stage: Stage, seconds: float) -> tuple[list[float], list[float]]:
         for _ in range(4):
             number += 1
             world.put(f"hang/{number}.bin", 3_000_001)
-        time.sleep(model.BELIEVED_S)
+        time.sleep(BELIEVED_S)
         os.listdir(stage.mount / "hang")
         world.store_fails.append(Interval(time.monotonic()))
         server.faults = lambda request: Late(20.0)
@@ -124,7 +126,7 @@ def hang(stage: Stage, seconds: float) -> tuple[list[float], list[float]]:
         data = None
         while data is None and time.monotonic() < ended + 60:
             with suppress(OSError):
-                data = (stage.mount / f"hang/{number}.bin").read_bytes()
+                data = (stage.mount / f"hang/{number}.bin").read_bytes()  # None for EAGAIN, says Python
         if data not in [world.contents(f"hang/{number}.bin", each) for each in _versions(stage, f"hang/{number}.bin")]:
             raise Surprise(f"hang/{number}.bin is wrong")
         recoveries.append(time.monotonic() - ended)
@@ -176,7 +178,7 @@ def damage_on(stage: Stage, seconds: float) -> None:
             descriptor = os.open(stage.mount / path, os.O_RDONLY)
             try:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                data = model._all_of(descriptor, 8 << 20, 0)
+                data = model.all_of(descriptor, 8 << 20, 0)
             finally:
                 os.close(descriptor)
             (version,) = _versions(stage, path)
@@ -254,6 +256,7 @@ def run(seed: str, minutes: float) -> Run:
         done.games += 1
         gc.collect()
         _say(done)
+        print("\n".join(done.surprises[-1:]), flush=True)
     return done
 
 
@@ -295,7 +298,7 @@ def figures(done: Run, minutes: float) -> Figures:
 def main() -> int:
     """Status 0 where nothing was wrong; the page is written in any case."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability")
-    parser.add_argument("--minutes", type=float, default=22.0)
+    parser.add_argument("--minutes", type=float, default=16.0)
     parser.add_argument("--seed", default=time.strftime("%Y%m%d%H%M%S"))
     parser.add_argument("--page", type=Path, default=TOP / "doc/RELIABILITY.md")
     asked = parser.parse_args()
