@@ -28,7 +28,7 @@ HASTY = (
     "vfs.flight.WAIT_S = 5.0",
     "vfs.catalog._WORTH = 0",
     "vfs.disk._PAUSE_S = 2.0",
-    "vfs.sources.retry.RetryingSource.__init__.__kwdefaults__ |= {'first_wait_s': 0.02, 'longest_wait_s': 0.3}",
+    "vfs.sources.retry.RetryingSource.__init__.__kwdefaults__ |= {'first_wait_s': 0.02, 'longest_wait_s': 0.08}",
     "mountd.supervisor._LONGEST_WAIT_S = 0.3",
 )
 
