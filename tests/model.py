@@ -1,6 +1,6 @@
 """A store and its mount beside a plain model of what may be seen there: random operations, none of which may surprise.
 
-    python -m tests.model [--seed S] [--steps N]        as long as wanted, by hand
+    python -m tests.model [--seed S] [--minutes N]        as long as wanted, by hand
 
 The model (`World`) knows what every path held when. Whoever looks at the mount (`Looker`) holds what he sees against
 it, by the promises of doc/SEMANTICS.md: a listing is true of some moment that is no longer ago than listings are
@@ -18,193 +18,26 @@ import errno
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests import damage
-from tests.faults import (
-    Body,
-    Cut,
-    Drip,
-    Fault,
-    HangUp,
-    Late,
-    Longer,
-    OtherVersion,
-    Reset,
-    Shift,
-    Stall,
-    Status,
-    Truncate,
-    Whole,
-)
 from tests.mounting import Mount, mounted, patched
-from tests.s3server import Request, S3Server
+from tests.s3server import S3Server
+from tests.trouble import Trouble, Turns
+from tests.world import AFTERMATH_S, AGE_S, HASTY, Interval, Surprise, Tally, World
 
-AGE_S = 0.5
-DEADLINE_S = 4.0
-# A listing may have waited, listed ahead of a walk, before it was believed; and a busy machine takes its time.
-BELIEVED_S = 2 * AGE_S + 1.5
-# What was under way when a trouble ended may still fail for so long.
-AFTERMATH_S = DEADLINE_S + 1.0
-HASTY = (
-    f"vfs.ops.DEADLINE_S = {DEADLINE_S}",
-    "mountd.daemon.TOTAL_S = 2.5",
-    "vfs.bulk.CONNECT_S = 0.5",
-    "vfs.bulk.IDLE_S = 0.5",
-    "vfs.bulk.LONGEST_BODY_S = 1.0",
-    "vfs.cache.ChunkCache.__init__.__defaults__ = (8 << 20, 16 << 20)",
-    "vfs.flight.WAIT_S = 5.0",
-    "vfs.catalog._WORTH = 0",
-    "vfs.disk._PAUSE_S = 2.0",
-    "vfs.sources.retry.RetryingSource.__init__.__kwdefaults__ |= {'first_wait_s': 0.02, 'longest_wait_s': 0.3}",
-    "mountd.supervisor._LONGEST_WAIT_S = 0.3",
-)
 CACHE_SIZE = "12M"
 """Less than what the store holds, so that the store is asked all the time."""
-SIZES = (0, 1, 1000, 131_071, 131_072, 131_073, 700_000, 1 << 20, (1 << 20) + 1, 3_000_001, (4 << 20) + 7)
-FAULTS: tuple[Fault, ...] = (
-    Status(500), Status(503, "SlowDown"), Status(429, "TooManyRequests"), Status(503, "SlowDown", {"Retry-After": "1"}),
-    Status(403, "AccessDenied"), Status(404, "NoSuchKey"), HangUp(), Reset("once"), Reset("head"), Reset(900),
-    Truncate(0), Truncate(500), Late(3.0), Stall(3.0, 500), Drip(50, 0.1), Whole(), Shift(4096), Shift(-1), Cut(1),
-    Longer(10), Longer(300, announced=False), OtherVersion(), Body(b"<html>please log in</html>"),
-)  # fmt: skip
-_OF_OBJECTS = (403, 404)
 _PASSING_ERRORS = {errno.EIO, errno.ETIMEDOUT, errno.EAGAIN, errno.EACCES, errno.ESTALE}
 _DEAD = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ESTALE, errno.EBADF, errno.ENODEV}
-
-
-class Surprise(AssertionError):
-    """Something was seen that nobody promised."""
-
-
-@dataclass
-class Span:
-    """A version of a path (None: it is not there), and from when to when it may have been the newest."""
-
-    version: int | None
-    since: float
-    until: float = float("inf")
-
-
-@dataclass
-class Interval:
-    """A time in which something was wrong."""
-
-    since: float
-    until: float = float("inf")
-
-
-class World:
-    """The store, and what it held when. Any thread may ask; one changes it."""
-
-    def __init__(self, root: Path, seed: str) -> None:
-        self.bucket = root / "bucket"
-        self.bucket.mkdir(parents=True)
-        self._seed = seed
-        self._lock = threading.Lock()
-        self._spans: dict[str, list[Span]] = {}
-        self._sizes: dict[tuple[str, int], int] = {}
-        self._next = 0
-        self.store_fails: list[Interval] = []
-        self.keys_ended: list[Interval] = []
-        self.daemon_dead: list[Interval] = []
-        self.cache_harmed: list[Interval] = []
-        self.contents = lru_cache(400)(self._content)
-
-    def _content(self, path: str, version: int) -> bytes:
-        return random.Random(f"{self._seed} {path} {version}").randbytes(self._sizes[path, version])
-
-    # -- the past
-
-    def paths(self) -> list[str]:
-        """All that ever were."""
-        with self._lock:
-            return sorted(self._spans)
-
-    def there(self) -> list[str]:
-        with self._lock:
-            return sorted(path for path, spans in self._spans.items() if spans[-1].version is not None)
-
-    def versions(self, path: str, since: float, until: float) -> set[int | None]:
-        """What the path held at some moment of that time; None stands for not being there."""
-        with self._lock:
-            spans = self._spans.get(path, [Span(None, 0.0)])
-            found = {span.version for span in spans if span.until >= since and span.since <= until}
-        return found | ({None} if spans[0].since > since else set())
-
-    def size(self, path: str, version: int) -> int:
-        return self._sizes[path, version]
-
-    def horizon(self, now: float) -> float:
-        """What is seen now was true at some moment since then. While the store fails, or refuses us, what was known
-        before goes on being believed."""
-        since = now - BELIEVED_S
-        for interval in sorted((*self.store_fails, *self.keys_ended, *self.daemon_dead), key=lambda each: -each.since):
-            if interval.until + AFTERMATH_S >= since:
-                since = min(since, interval.since - BELIEVED_S)
-        return since
-
-    # -- the present
-
-    def put(self, path: str, size: int) -> None:
-        """Makes or replaces a file, whole."""
-        with self._lock:
-            self._next += 1
-            version = self._next
-            self._sizes[path, version] = size
-        file = self.bucket / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = self.bucket.parent / "new"
-        new.write_bytes(self.contents(path, version))
-        self._begin(path, version)
-        new.replace(file)
-        self._end(path)
-
-    def delete(self, path: str) -> None:
-        self._begin(path, None)
-        (self.bucket / path).unlink()
-        self._end(path)
-
-    def _begin(self, path: str, version: int | None) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._spans.setdefault(path, [Span(None, 0.0)]).append(Span(version, now))
-
-    def _end(self, path: str) -> None:
-        with self._lock:
-            self._spans[path][-2].until = time.monotonic()
-
-
-@dataclass
-class Tally:
-    """What was done and seen, by all together."""
-
-    operations: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    damages: Counter[str] = field(default_factory=Counter)
-    kills: int = 0
-    bytes_compared: int = 0
-    longest_wait_s: float = 0.0
-    recoveries_s: list[float] = field(default_factory=list)
-    """From a kill of the daemon to the first answer of the next."""
-    calms_s: list[float] = field(default_factory=list)
-    """From the end of the store's faults to the first file that is read anew, whole."""
-
-    @property
-    def beyond_deadline_s(self) -> float:
-        return max(0.0, self.longest_wait_s - DEADLINE_S)
 
 
 @dataclass
@@ -301,9 +134,13 @@ class Looker:
         path = self._path()
 
         def read() -> tuple[int, bytes]:
-            with (self._root / path).open("rb", buffering=0) as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                return os.fstat(file.fileno()).st_size, file.readall()
+            descriptor = os.open(self._root / path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                # Not by Python's files: these make None of EAGAIN.
+                return os.fstat(descriptor).st_size, all_of(descriptor, 1 << 30, 0)
+            finally:
+                os.close(descriptor)
 
         began, found = self._do("whole", path, read, path)
         if found is not None:
@@ -326,7 +163,7 @@ class Looker:
         what = f"{handle.path} {length} at {start}"
         if self._draw.random() < 0.5:  # else much would come from the kernel's pages, and nobody be asked
             os.posix_fadvise(handle.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        _, data = self._do("read", what, lambda: _all_of(handle.descriptor, length, start), handle.path, handle=handle)
+        _, data = self._do("read", what, lambda: all_of(handle.descriptor, length, start), handle.path, handle=handle)
         if data is None:
             return
         self._compared(len(data))
@@ -389,7 +226,10 @@ class Looker:
 
     def _since(self, began: float, path: str) -> float:
         """From when on what is seen of a path must have been true."""
-        return max(self._world.horizon(began), min(self._fresh.get(path, 0.0), began))
+        world, fresh = self._world, min(self._fresh.get(path, 0.0), began)
+        wrong = [*world.store_fails, *world.keys_ended, *world.daemon_dead]
+        # What could not be asked for anew is believed as it was.
+        return max(world.horizon(began), 0.0 if _overlaps(wrong, fresh, began, 0.0) else fresh)
 
     def _drop(self, handle: Handle) -> None:
         with suppress(OSError):
@@ -408,150 +248,16 @@ class Looker:
         raise Surprise("\n".join([words, "what came before:", *sorted([*self.told, *self.troubles])]))
 
 
-def _all_of(descriptor: int, length: int, start: int) -> bytes:
+def all_of(descriptor: int, length: int, start: int) -> bytes:
     """As programs read that want so much: on where the kernel gave less, which it does before it tells a failure."""
     data = b""
-    while len(data) < length and (more := os.pread(descriptor, length - len(data), start + len(data))):
+    while len(data) < length and (more := os.pread(descriptor, min(length - len(data), 8 << 20), start + len(data))):
         data += more
     return data
 
 
 def _overlaps(intervals: list[Interval], began: float, ended: float, after_s: float) -> bool:
     return any(each.since <= ended and each.until + after_s >= began for each in intervals)
-
-
-class Trouble:
-    """The one who changes the store and has things go wrong."""
-
-    def __init__(self, world: World, server: S3Server, mount: Mount, cache: Path, draw: random.Random, tally: Tally):
-        self._world = world
-        self._server = server
-        self._mount = mount
-        self._cache = cache
-        self._draw = draw
-        self._tally = tally
-        self._keys = cache.parent / "credentials"
-        self._faulty = random.Random(draw.random())
-        self._key = 0
-        self._turn = threading.Lock()
-        self.told: deque[str] = deque(maxlen=40)
-        self.write_keys()
-
-    def _tell(self, words: str) -> None:
-        self.told.append(f"{time.monotonic():.3f} {words}")
-
-    # -- the store's content
-
-    def fill(self, count: int) -> None:
-        for _ in range(count):
-            self._add()
-
-    def change(self) -> None:
-        """Adds, replaces or deletes a file."""
-        there = self._world.there()
-        kind = self._draw.choice(("add", "replace", "replace", "delete"))
-        self._tell("a change of the store")
-        if (kind == "add" and len(there) < 60) or len(there) < 10:
-            self._add()
-        elif kind == "delete":
-            self._world.delete(self._draw.choice(there))
-        else:
-            self._world.put(self._draw.choice(there), self._size())
-
-    def _add(self) -> None:
-        folder = self._draw.choice(("", "a", "b", "a/deep/er", "c/x"))
-        name = f"f{self._draw.randrange(40)}.bin"
-        self._world.put(f"{folder}/{name}" if folder else name, self._size())
-
-    def _size(self) -> int:
-        return self._draw.choice(SIZES) if self._draw.random() < 0.7 else self._draw.randrange(2_000_000)
-
-    # -- the store's failures
-
-    def fail(self, share: float) -> None:
-        """That share of all requests meets a fault, until `recover`."""
-        self._tell("the store begins to fail")
-        self._world.store_fails.append(Interval(time.monotonic()))
-
-        def faults(request: Request) -> Fault | None:
-            with self._turn:
-                if self._faulty.random() >= share:
-                    return None
-                fault = self._faulty.choice(FAULTS)
-            if isinstance(fault, Status) and fault.status in _OF_OBJECTS and request.path.count("/") < 2:
-                return None  # the folder would be believed not to be there
-            with self._turn:
-                self._tally.faults[
-                    type(fault).__name__ + (f" {fault.status}" if isinstance(fault, Status) else "")
-                ] += 1
-            return fault
-
-        self._server.faults = faults
-
-    def recover(self) -> None:
-        self._server.faults = lambda request: None
-        for each in self._world.store_fails:
-            each.until = min(each.until, time.monotonic())
-
-    def write_keys(self) -> None:
-        new = self._keys.with_suffix(".new")
-        new.write_text(f"[default]\naws_access_key_id = k{self._key}\naws_secret_access_key = s\n")
-        new.replace(self._keys)
-
-    def end_keys(self) -> None:
-        self._world.keys_ended.append(Interval(time.monotonic()))
-        self._key += 1
-        self._server.access_key_id = f"k{self._key}"
-        self._tally.faults["keys ended"] += 1
-
-    def renew_keys(self) -> None:
-        self.write_keys()
-        for each in self._world.keys_ended:
-            each.until = min(each.until, time.monotonic())
-
-    # -- what befalls the machine
-
-    def kill(self) -> None:
-        """Kills the daemon and waits until another has taken its place."""
-        self._tell("a kill")
-        pid = self._mount_pid(20)
-        dead = Interval(time.monotonic())
-        self._world.daemon_dead.append(dead)
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        self._tally.kills += 1
-        deadline = time.monotonic() + 60
-        while True:
-            with suppress(OSError, ValueError):
-                if self._mount.pid != pid:
-                    break
-            if time.monotonic() > deadline:
-                raise Surprise("no daemon has taken the killed one's place for 60 s")
-            time.sleep(0.02)
-        dead.until = time.monotonic()
-        self._tally.recoveries_s.append(dead.until - dead.since)
-
-    def _mount_pid(self, seconds: float) -> int:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                return self._mount.pid
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
-    def harm(self) -> None:
-        """Damages the cache. Where a database has to be begun anew, one question may fail."""
-        what = self._draw.choice(sorted(damage.ALL))
-        began = time.monotonic()
-        if what not in damage.VALUES:
-            self._world.cache_harmed.append(Interval(began))
-        if damage.ALL[what](self._cache, self._draw):
-            self._tally.damages[what] += 1
-            self._tell(f"damage: {what}")
-        if what not in damage.VALUES:
-            self._world.cache_harmed[-1].until = time.monotonic()
 
 
 @dataclass
@@ -603,7 +309,7 @@ def staged(work: Path, seed: str, *, files: int = 30, kept: bool = True) -> Iter
 
 def play(stage: Stage, seconds: float, *, steps: int = 10**9) -> None:
     """One who looks and one who makes trouble, in turn, for so long or for so many steps. Raises Surprise."""
-    looker, turns = stage.looker(0), Turns(stage)
+    looker, turns = stage.looker(0), Turns(stage.trouble, stage.seed)
     until = time.monotonic() + seconds
     try:
         for step in range(steps):
@@ -618,46 +324,6 @@ def play(stage: Stage, seconds: float, *, steps: int = 10**9) -> None:
     finally:
         looker.close()
         turns.end()
-
-
-class Turns:
-    """When which trouble comes: short ones, so that most of what is seen is seen while nothing is wrong."""
-
-    def __init__(self, stage: Stage, *, often: float = 1.0) -> None:
-        self._draw = random.Random(f"{stage.seed} turns")
-        self._trouble = stage.trouble
-        self._often = often
-        self._failing = self._ended = False
-
-    def maybe(self) -> bool:
-        """Whether it was trouble's turn."""
-        dice, trouble = self._draw.random() / self._often, self._trouble
-        if self._failing and self._draw.random() < 0.03:
-            self._failing = False
-            trouble.recover()
-        elif self._ended and self._draw.random() < 0.1:
-            self._ended = False
-            trouble.renew_keys()
-        elif dice < 0.04:
-            trouble.change()
-        elif dice < 0.055:
-            trouble.harm()
-        elif dice < 0.058:
-            trouble.kill()
-        elif dice < 0.063 and not self._failing:
-            self._failing = True
-            trouble.fail(self._draw.choice((0.1, 0.3, 0.6)))
-        elif dice < 0.066 and not self._ended:
-            self._ended = True
-            trouble.end_keys()
-        else:
-            return False
-        return True
-
-    def end(self) -> None:
-        """Nothing is wrong any more."""
-        self._trouble.recover()
-        self._trouble.renew_keys()
 
 
 def main() -> int:

@@ -34,6 +34,7 @@ class Figures:
     gib_compared: float
     wrong: int
     beyond_deadline_s: float
+    longest_operation_s: float
     hangs: int
     fault_recovery_s: float
     kill_recovery_s: list[float]
@@ -59,10 +60,16 @@ class Figures:
             _line("GiB compared", f"{self.gib_compared:.1f}", "", True),
             _line("wrong bytes, names, sizes or errors", str(self.wrong + crowds), "0", self.wrong + crowds == 0),
             _line(
-                "longest wait of a reader beyond its deadline",
+                "longest wait of a reader of a store that hangs, beyond its deadline",
                 f"{self.beyond_deadline_s:.2f} s",
                 f"at most {BEYOND_DEADLINE_S:.0f} s",
                 self.beyond_deadline_s <= BEYOND_DEADLINE_S,
+            ),
+            _line(
+                "longest operation of several requests (a listing, a whole file) while the store failed",
+                f"{self.longest_operation_s:.2f} s",
+                "",
+                True,
             ),
             _line(
                 "longest time from the end of a fault to the first file read whole",
@@ -82,7 +89,12 @@ class Figures:
                 f"at most {SLOPE_MIB_AN_HOUR:+.0f} MiB an hour",
                 self.grown.slope_mib_an_hour <= SLOPE_MIB_AN_HOUR,
             ),
-            _line("descriptors at the begin, at the end, and at rest", self._of("descriptors"), "", True),
+            _line(
+                "descriptors at the begin, at the end, and at rest (256 of them may be files of the cache)",
+                self._of("descriptors"),
+                "",
+                True,
+            ),
             _line("threads at the begin, at the end, and at rest", self._of("threads"), "", True),
         ]
 

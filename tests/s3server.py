@@ -197,6 +197,12 @@ class _Handler(faults.Handler):
     # -- objects ----------------------------------------------------------------------------------------------
 
     def _object(self, request: Request, bucket: Path, key: str, fault: Fault | None) -> None:
+        try:
+            self._existing(request, bucket, key, fault)
+        except FileNotFoundError:  # deleted just now
+            self._error(404, "NoSuchKey")
+
+    def _existing(self, request: Request, bucket: Path, key: str, fault: Fault | None) -> None:
         path = bucket / key
         if any(part in ("", ".", "..") for part in key.split("/")) or not os.path.isfile(path):
             return self._error(404, "NoSuchKey")

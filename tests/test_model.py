@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests import model
-from tests.model import Span, Surprise, World, play, staged
+from tests.model import play, staged
+from tests.world import BELIEVED_S, Span, Surprise, World
 
 pytestmark = pytest.mark.mount
 
@@ -34,8 +35,15 @@ def test_the_model_finds_a_mount_that_gives_other_bytes(tmp_path: Path, monkeypa
 
 def test_the_model_finds_a_mount_that_shows_what_is_long_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "AGE_S", 3600.0)
-    with staged(tmp_path, "1", files=10) as stage, pytest.raises(Surprise):
-        play(stage, 30)
+    with staged(tmp_path, "1", files=10) as stage:
+        looker = stage.looker(0)
+        for path in stage.world.there():
+            os.stat(stage.mount / path)
+            stage.world.delete(path)
+        time.sleep(BELIEVED_S + 0.5)
+        with pytest.raises(Surprise):
+            looker._list()
+        looker.close()
 
 
 def test_the_past_is_remembered_with_its_edges(tmp_path: Path) -> None:

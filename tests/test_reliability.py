@@ -39,7 +39,8 @@ def figures(**other: object) -> Figures:
         "seed": "7", "minutes": 20.0, "machine": "a machine", "when": "2026-01-01", "games": 3,
         "operations": {"read": 200_000}, "errors": {"ESTALE": 5}, "faults": {"Status 500": 20_000},
         "damages": {"data flipped": 3000}, "kills": 200, "gib_compared": 1.0, "wrong": 0, "beyond_deadline_s": 0.1,
-        "hangs": 30, "fault_recovery_s": 0.5, "kill_recovery_s": [0.4, 0.6], "crowds": [Crowd(10, 256, 0, 0, 1.0, 90)],
+        "hangs": 30, "longest_operation_s": 6.0,
+        "fault_recovery_s": 0.5, "kill_recovery_s": [0.4, 0.6], "crowds": [Crowd(10, 256, 0, 0, 1.0, 90)],
         "grown": grown,
     }  # fmt: skip
     return Figures(**{**values, **other})  # type: ignore[arg-type]
