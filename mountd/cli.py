@@ -98,7 +98,7 @@ class _Main(click.Group):
                 helper.mount(words, shown.say, fake_flag=False)
             else:
                 # A command's own status, which it sets with Exit; what commands return is None.
-                status = super().main(words, prog_name="egofs", standalone_mode=False, **extra) or 0
+                status = super().main(words, **{"prog_name": "egofs", **extra, "standalone_mode": False}) or 0
         except click.exceptions.NoArgsIsHelpError as failure:
             click.echo(failure.format_message())
         except click.ClickException as failure:

@@ -43,4 +43,6 @@ def _ready() -> None:
 
 if __name__ == "__main__":
     operations = Operations(Endless(), uid=0, gid=0, umask=0, total_bytes=lambda: 0)
-    session.serve(operations, Path(sys.argv[1]), name="busy", allow_other=False, ready=_ready, timeout_s=20)
+    session.serve(
+        operations, Path(sys.argv[1]), name="busy", allow_other=False, ready=_ready, timeout_s=20, reload=None
+    )

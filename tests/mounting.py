@@ -26,12 +26,12 @@ def egofs(
     *arguments: str | Path,
     env: dict[str, str] | None = None,
     timeout: float = 120,
-    command: Sequence[str] = EGOFS,
+    command: Sequence[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command line to its end; without whatever credentials this machine has."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return subprocess.run(
-        [*command, *map(str, arguments)],
+        [*(command or EGOFS), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -72,7 +72,7 @@ def mounted(
     *options: str,
     cache: Path,
     env: dict[str, str] | None = None,
-    command: Sequence[str] = EGOFS,
+    command: Sequence[str] | None = None,
 ) -> Iterator[Mount]:
     """`egofs mount SOURCE DIRECTORY -o OPTIONS`, unmounted at the end; the daemon must have ended by itself then."""
     directory.mkdir(parents=True, exist_ok=True)

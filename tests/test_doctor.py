@@ -15,8 +15,9 @@ import pytest
 from mountd import mounts
 from mountd.doctor import LIMIT_S, examined, folder, groups, live, machine, store
 from mountd.doctor.finding import Finding, ok
+from tests.faults import HangUp, Stall, Status
 from tests.mounting import egofs, mounted, wait_until
-from tests.s3server import HangUp, S3Server, Stall, Status
+from tests.s3server import S3Server
 from vfs.datasets import ego4d
 from vfs.errors import OptionError
 from vfs.valuefolder import reserve_bytes

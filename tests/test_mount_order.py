@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.faults import Stall
 from tests.mounting import EGOFS, Mount, egofs, mounted, wait_until
-from tests.s3server import S3Server, Stall
+from tests.s3server import S3Server
 
 pytestmark = pytest.mark.mount
 

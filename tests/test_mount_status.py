@@ -109,7 +109,8 @@ def test_a_mount_tells_what_was_read_what_was_fetched_and_that_a_warm_one_fetche
                 assert Path(told["log"]).is_file()
                 assert "secretkey" not in json.dumps(told) + (mount / ".egofs/metrics").read_text()
                 text = egofs("status", mount.directory).stdout
-                assert ("0.00" if warm else "1.00") + " of what was read" in text
+                # What was read of `.egofs` meanwhile counts as read, and was not fetched.
+                assert re.search(("0.00" if warm else r"(0\.[89]\d|1\.00)") + " of what was read", text)
 
 
 def test_open_files_inodes_and_the_last_error_are_told(folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.clips import make_clip
+from tests.faults import Stall
 from tests.machine import NOBODY, TOP, Machine, machine, why_no_boot
 from tests.mounting import wait_until
-from tests.s3server import S3Server, Stall
+from tests.s3server import S3Server
 
 UNITS = TOP / "systemd"
 # Of 10 (anything may be done) as `systemd-analyze security` of systemd 252 counts; a plain service has 9.6. What is

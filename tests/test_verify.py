@@ -460,7 +460,7 @@ def test_the_command_tells_of_each_file_and_its_status_of_all(s3: S3Server, tmp_
 @pytest.mark.mount
 def test_a_mended_file_reads_right_at_once(s3: S3Server, tmp_path: Path) -> None:
     """The kernel had its wrong bytes too."""
-    from tests.s3server import Garble
+    from tests.faults import Garble
 
     s3.faults = lambda request: Garble() if request.range else None
     options = f"endpoint_url={s3.endpoint_url}"
