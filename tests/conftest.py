@@ -9,6 +9,8 @@ import pytest
 
 # Those that look at what is mounted on this machine, or mount without saying so.
 _SEE_MOUNTS = {"test_auth", "test_lmdbmerge", "test_start"}
+# Those that mount in machines of their own (tests/machine.py), beside which others may mount here.
+_ELSEWHERE = {"test_systemd", "test_helper"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -16,7 +18,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests that mount say so when the machine cannot. Where tests run in several processes, these run in one: they
     count mounts and requests, and share two cores with daemons as it is."""
     for item in items:
-        if "mount" in item.keywords or Path(item.fspath).stem in _SEE_MOUNTS:
+        if Path(item.fspath).stem in _ELSEWHERE:
+            item.add_marker(pytest.mark.xdist_group("machines"))
+        elif "mount" in item.keywords or Path(item.fspath).stem in _SEE_MOUNTS:
             item.add_marker(pytest.mark.xdist_group("mount"))
     if os.path.exists("/dev/fuse"):
         return

@@ -17,11 +17,11 @@ def test_nothing_is_seen_that_was_not_promised_whatever_goes_wrong(tmp_path: Pat
     # Each run plays another game, unless it is told which: what fails says its seed.
     seed = os.environ.get("EGOFS_SEED", str(time.time_ns()))
     with staged(tmp_path, seed) as stage:
-        play(stage, 45)
+        play(stage, 25)
         tally = stage.tally
-    assert sum(tally.operations.values()) > 300
-    assert sum(tally.damages.values()) > 3
-    assert tally.faults.total() > 10
+    assert sum(tally.operations.values()) > 150
+    assert sum(tally.damages.values()) > 1
+    assert tally.faults.total() > 5
     assert tally.beyond_deadline_s < 1.0
 
 
