@@ -246,7 +246,7 @@ def test_descriptors_do_not_leak(opened, folder) -> None:
     disk = opened()
     keep(disk, *(key(number) for number in range(20)))
     # A writer may be looking through the folders.
-    before = min(open_below(folder) for _ in range(50))
+    before = min(open_below(folder) for _ in range(3))
     values = [disk.find(key(number), 100 * KIB) for number in range(20)]
     until(lambda: open_below(folder) == before + 20)
     values.clear()
